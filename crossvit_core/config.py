@@ -247,6 +247,8 @@ def _merge_unfused(encoders: list[EncoderConfig]) -> list[EncoderConfig]:
             depths = tuple(a + b for a, b in zip(before.depths, encoder.depths))
             encoder = dataclasses.replace(encoder, depths=depths)
         merged.append(encoder)
+    if len(merged) > 1 and merged[-1].fusion == "none" and not any(merged[-1].depths):
+        merged.pop()
     return merged
 
 
