@@ -1,0 +1,266 @@
+"""A study's folder: what was asked, what it runs on, and the ledger of events, each durable before it is acted on.
+
+Standard library only. One process writes (it holds the lock); any number may read.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from results.records import Event, RecordError, decode_event, encode_event
+
+FORMAT = 1
+DEFAULT_RUNS_DIR = Path("results/runs")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class StoreError(Exception):
+    """A study that cannot be opened, written or read; the message is for the user."""
+
+
+class StudyBusyError(StoreError):
+    """Another process is writing this study."""
+
+
+def check_study_name(name: str) -> str:
+    """Return the name, or raise StoreError if it could leave the folder of runs."""
+    if not _NAME.fullmatch(name):
+        raise StoreError(
+            f"study name {name!r} is not a plain file name; use letters, digits, '.', '_' and '-', "
+            f"for example {_nearest_name(name)!r}"
+        )
+    return name
+
+
+def _nearest_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "study"
+
+
+class StudyStore:
+    """The folder of one study. Make it with ``create``, ``open`` (to write) or ``open_readonly``."""
+
+    def __init__(self, path: Path, lock: IO[str] | None) -> None:
+        self.path = path
+        self._lock = lock
+        self._ledger: IO[bytes] | None = None
+        self._good_bytes = 0
+
+    @classmethod
+    def create(cls, path: Path, study: dict[str, Any]) -> StudyStore:
+        """Make the folder and write study.json. Raises StoreError if the study exists or nothing can be written."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            store = cls(path, _take_lock(path))
+            if (path / "study.json").exists():
+                store.close()
+                raise StoreError(f"study {path.name!r} exists already in {path.parent}")
+            store.write_json("study.json", {"format": FORMAT, **study})
+        except OSError as error:
+            raise _write_error(path, error) from error
+        return store
+
+    @classmethod
+    def open(cls, path: Path) -> StudyStore:
+        """Open to go on writing. Raises StudyBusyError while another process does."""
+        _check_format(path)
+        try:
+            return cls(path, _take_lock(path))
+        except OSError as error:
+            raise _write_error(path, error) from error
+
+    @classmethod
+    def open_readonly(cls, path: Path) -> StudyStore:
+        """Open to read, also while another process writes."""
+        _check_format(path)
+        return cls(path, None)
+
+    @staticmethod
+    def exists(path: Path) -> bool:
+        return (path / "study.json").is_file()
+
+    @property
+    def study(self) -> dict[str, Any]:
+        return _read_json(self.path / "study.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        path = self.path / "environment.json"
+        return _read_json(path) if path.exists() else {}
+
+    def trial_dir(self, trial: int) -> Path:
+        return self.path / "trials" / f"{trial:05d}"
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a file of the study whole or not at all. OSError passes through."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(data, file, indent=1, allow_nan=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+
+    def append(self, event: Event) -> None:
+        """Add an event and return when it is on the disk. Raises StoreError, with the ledger as before, if it fails."""
+        line = json.dumps(encode_event(event), separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        try:
+            ledger = self._open_ledger()
+            ledger.write(line)
+            ledger.flush()
+            os.fsync(ledger.fileno())
+        except OSError as error:
+            self._cut_ledger()
+            raise _write_error(self.path, error) from error
+        self._good_bytes += len(line)
+
+    def events(self) -> Iterator[Event]:
+        """All whole events, oldest first. A torn last line (a writer was killed) is dropped."""
+        path = self.path / "ledger.jsonl"
+        if not path.exists():
+            return
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                yield _parse_line(line, path, number)
+
+    def close(self) -> None:
+        """Let go of the ledger and of the lock."""
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> StudyStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_ledger(self) -> IO[bytes]:
+        if self._ledger is None:
+            if self._lock is None:
+                raise StoreError(f"study {self.path.name!r} was opened to read only")
+            path = self.path / "ledger.jsonl"
+            path.touch()
+            _drop_torn_tail(path)
+            self._ledger = open(path, "ab", buffering=0)  # noqa: SIM115  kept open for the life of the store
+            self._good_bytes = path.stat().st_size
+            _sync_folder(self.path)
+        return self._ledger
+
+    def _cut_ledger(self) -> None:
+        """Take back what a failed append left behind, so that the next one starts on a line of its own."""
+        if self._ledger is None:
+            return
+        try:
+            self._ledger.truncate(self._good_bytes)
+        except OSError:
+            self._ledger.close()
+            self._ledger = None
+
+
+def find_studies(runs_dir: Path) -> list[str]:
+    """Names of the studies in a folder of runs."""
+    if not runs_dir.is_dir():
+        return []
+    return sorted(entry.name for entry in runs_dir.iterdir() if StudyStore.exists(entry))
+
+
+def _parse_line(line: bytes, path: Path, number: int) -> Event:
+    try:
+        return decode_event(json.loads(line))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecordError, AttributeError) as error:
+        raise StoreError(f"{path}, line {number} is not an event of a ledger ({error}); cut it out to go on") from error
+
+
+def _drop_torn_tail(path: Path) -> None:
+    """Cut a last line that has no end: its writer was killed, so nothing was ever done on its strength."""
+    with open(path, "rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = size
+        while end > 0:
+            start = max(0, end - 65536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+def _take_lock(path: Path) -> IO[str]:
+    lock = open(path / "lock", "a+", encoding="utf-8")  # noqa: SIM115  held until close
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read().strip()
+        lock.close()
+        raise StudyBusyError(
+            f"study {path.name!r} is being written by another process{f' (pid {owner})' if owner else ''}; "
+            "wait for it, stop it, or give this search a name of its own with STUDY="
+        ) from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _check_format(path: Path) -> None:
+    if not StudyStore.exists(path):
+        known = find_studies(path.parent)
+        listing = f"; studies there: {', '.join(known)}" if known else "; there are no studies there yet"
+        raise StoreError(f"no study {path.name!r} in {path.parent}{listing}")
+    version = _read_json(path / "study.json").get("format")
+    if version != FORMAT:
+        raise StoreError(f"study {path.name!r} has format {version!r}; this version reads format {FORMAT}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from error
+    if not isinstance(data, dict):
+        raise StoreError(f"{path} is damaged: it holds no fields")
+    return data
+
+
+def _write_error(path: Path, error: OSError) -> StoreError:
+    reasons = {
+        errno.EACCES: "permission denied",
+        errno.EROFS: "the file system is read-only",
+        errno.ENOSPC: "the disk is full; free some space and repeat the command to go on",
+        errno.EDQUOT: "the disk quota is used up; free some space and repeat the command to go on",
+        errno.ENOTDIR: "a file is in the way of a folder",
+    }
+    return StoreError(f"cannot write to {path}: {reasons.get(error.errno or 0, error.strerror or str(error))}")
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
