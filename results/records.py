@@ -87,7 +87,7 @@ def decode_event(data: Mapping[str, Any]) -> Event:
     known = {spec.name for spec in dataclasses.fields(cls)}
     values = {key: value for key, value in data.items() if key in known}
     if "metrics" in values:
-        values["metrics"] = {key: float(value) for key, value in values["metrics"].items()}
+        values["metrics"] = {key: _decode_number(value) for key, value in values["metrics"].items()}
     try:
         return cls(**values)
     except TypeError as error:
@@ -99,3 +99,7 @@ def _encode_number(value: float) -> float | int | str:
         return value
     value = float(value)
     return value if math.isfinite(value) else str(value)
+
+
+def _decode_number(value: Any) -> float:
+    return value if isinstance(value, (int, float)) else float(value)

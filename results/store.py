@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import re
@@ -24,6 +25,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 class StoreError(Exception):
     """A study that cannot be opened, written or read; the message is for the user."""
+
+
+class LedgerError(StoreError):
+    """An event that could not be written while the study was under way; what was written before is safe."""
 
 
 class StudyBusyError(StoreError):
@@ -50,7 +55,7 @@ class StudyStore:
     def __init__(self, path: Path, lock: IO[str] | None) -> None:
         self.path = path
         self._lock = lock
-        self._ledger: IO[bytes] | None = None
+        self._ledger: io.FileIO | None = None
         self._good_bytes = 0
 
     @classmethod
@@ -115,16 +120,16 @@ class StudyStore:
         _sync_folder(target.parent)
 
     def append(self, event: Event) -> None:
-        """Add an event and return when it is on the disk. Raises StoreError, with the ledger as before, if it fails."""
+        """Add an event and return when it is on the disk. Raises LedgerError, with the ledger as before, if it fails."""
         line = json.dumps(encode_event(event), separators=(",", ":"), allow_nan=False).encode() + b"\n"
         try:
             ledger = self._open_ledger()
-            ledger.write(line)
-            ledger.flush()
+            if ledger.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "the line was written in part")
             os.fsync(ledger.fileno())
         except OSError as error:
             self._cut_ledger()
-            raise _write_error(self.path, error) from error
+            raise LedgerError(str(_write_error(self.path, error))) from error
         self._good_bytes += len(line)
 
     def events(self) -> Iterator[Event]:
@@ -153,14 +158,14 @@ class StudyStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open_ledger(self) -> IO[bytes]:
+    def _open_ledger(self) -> io.FileIO:
         if self._ledger is None:
             if self._lock is None:
                 raise StoreError(f"study {self.path.name!r} was opened to read only")
             path = self.path / "ledger.jsonl"
             path.touch()
             _drop_torn_tail(path)
-            self._ledger = open(path, "ab", buffering=0)  # noqa: SIM115  kept open for the life of the store
+            self._ledger = io.FileIO(path, "a")
             self._good_bytes = path.stat().st_size
             _sync_folder(self.path)
         return self._ledger

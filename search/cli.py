@@ -1,0 +1,274 @@
+"""The ``crossvit`` command. Heavy imports happen inside the subcommand that needs them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.study import Study, StudyConfig
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+_RUNS_DIR = Path("results/runs")
+
+app = typer.Typer(
+    help="Search, measure and choose CrossViT architectures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the studies.")]
+
+
+@app.command()
+def search(
+    space: Annotated[str, typer.Option(help="A built-in space (see 'crossvit spaces') or a YAML file.")] = "small",
+    data: Annotated[
+        str | None, typer.Option(help="digits, an image folder, a parquet file or folder, torch/NAME, hfds/NAME.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Name of the study; the same name goes on with it.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Architectures to try in all.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of training per trial.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the search and of every training.")] = 0,
+    sampler: Annotated[str, typer.Option(help="tpe, nsga2, nsga3, gp or random.")] = "tpe",
+    objectives: Annotated[str, typer.Option(help="Comma-separated metrics.")] = "val_accuracy,macs,throughput_ips",
+    workers: Annotated[int | None, typer.Option(help="Trials at a time; the cores or GPUs there are.")] = None,
+    executor: Annotated[str, typer.Option(help="ray, or local for this machine without Ray.")] = "ray",
+    gpus_per_trial: Annotated[float | None, typer.Option(help="Share of a GPU that a trial takes.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.", envvar="RAY_ADDRESS")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A training setting, as lr=0.001. May be repeated.")
+    ] = None,
+    weights: Annotated[bool, typer.Option(help="Keep every trial's weights.")] = True,
+    runs_dir: RunsDir = _RUNS_DIR,
+) -> None:
+    """Search a space: train and measure architectures, report the Pareto front. Repeated, it goes on where it was."""
+    from search.study import StudyConfig
+
+    settings = _parse_settings(set_ or [])
+    if epochs is not None:
+        settings["epochs"] = epochs
+    config = StudyConfig(
+        space=space,
+        name=study,
+        data=data,
+        trials=trials,
+        seed=seed,
+        sampler=sampler,
+        objectives=tuple(filter(None, (name.strip() for name in objectives.split(",")))),
+        settings=settings,
+        executor=executor,
+        workers=workers,
+        gpus_per_trial=gpus_per_trial,
+        ray_address=ray_address,
+        device=device,
+        runs_dir=runs_dir,
+        keep_weights=weights,
+    )
+    _search(config)
+
+
+@app.command()
+def report(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    runs_dir: RunsDir = _RUNS_DIR,
+) -> None:
+    """Write a study's report again and show its front."""
+    from rich.console import Console
+
+    from results.store import check_study_name
+
+    _show_results(runs_dir / check_study_name(study), Console(highlight=False))
+
+
+@app.command()
+def spaces() -> None:
+    """List the built-in spaces."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from space import list_spaces, load_space
+
+    table = Table("space", "architectures", "limits", "what it is", box=None, header_style="bold")
+    for name in list_spaces():
+        file = load_space(name)
+        limits = ", ".join(limit.describe() for limit in file.space.limits)
+        table.add_row(name, f"{file.space.size():,}", limits, file.description)
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def count(
+    preset: Annotated[str, typer.Argument(help="A preset's name, or a JSON file with an architecture.")],
+    modules: Annotated[bool, typer.Option(help="Also list every module.")] = False,
+) -> None:
+    """Count parameters and FLOPs (multiply-adds) of an architecture, in closed form."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from crossvit_core.cost import count_cost
+
+    cost = count_cost(_load_arch(preset))
+    table = Table("", "parameters", "FLOPs (multiply-adds)", "activations", box=None, header_style="bold")
+    rows = dict(cost.by_module) if modules else {}
+    for name, part in {**rows, "total": cost}.items():
+        table.add_row(name, f"{part.params:,}", f"{part.macs:,}", f"{part.activations:,}")
+    Console(highlight=False).print(table)
+
+
+def main() -> NoReturn:
+    """Run the command; turn what a user can mend into one line and exit code 2, what failed on the way into 1."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except KeyboardInterrupt:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except Exception as error:
+        _fail_with(error)
+    raise SystemExit(0)
+
+
+def _search(config: StudyConfig) -> None:
+    from rich.console import Console
+
+    from search.progress import SearchProgress
+    from search.study import make_executor, resolve_study, run_study
+
+    console = Console(highlight=False)
+    study = resolve_study(config)
+    executor = make_executor(config)
+    console.print(_headline(study), highlight=False, markup=False)
+    try:
+        macs_limit = next((limit.maximum for limit in study.space.limits if limit.metric == "macs"), None)
+        with SearchProgress(console, macs_limit) as progress:
+            session = run_study(study, executor, listeners=[progress], on_open=progress.open)
+    except KeyboardInterrupt:
+        _ignore_signals()
+        console.print(f"interrupted; what finished is kept. To go on:\n  {_command_line()}", markup=False)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    if session.stop_reason:
+        console.print(f"the search ended early: {session.stop_reason}", markup=False)
+    _show_results(study.path, console)
+    _show_next(study, console)
+
+
+def _headline(study: Study) -> str:
+    space, data = study.space, study.data
+    limits = ", ".join(limit.describe() for limit in space.limits)
+    return (
+        f"study {study.name}: {study.trials} trials over {space.size():,} architectures"
+        f"{f' ({limits})' if limits else ''}, {data.name} "
+        f"({len(data.splits['train'])} training and {len(data.splits['val'])} validation images, "
+        f"{data.num_classes} classes), {study.plan.recipe.epochs} epochs each"
+    )
+
+
+def _show_results(study_dir: Path, console: Console) -> None:
+    from results.report import write_report
+
+    from results.frame import load_frame
+    from results.tables import front_table
+
+    frame = load_frame(study_dir)
+    page = write_report(study_dir)
+    console.print(front_table(frame))
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
+
+
+def _show_next(study: Study, console: Console) -> None:
+    more = f"make search SPACE={study.space.name} TRIALS={2 * study.trials}"
+    console.print(f"next: open the report, or go on searching with  {more}", markup=False, soft_wrap=True)
+
+
+def _load_arch(name: str) -> Any:
+    import json
+
+    from crossvit_core.config import ArchConfig, ArchError, suggest
+    from crossvit_core.presets import PRESETS
+
+    if name in PRESETS:
+        return PRESETS[name]
+    if not Path(name).is_file():
+        raise ArchError(f"no preset and no file {name!r}; {suggest(name, PRESETS)}")
+    try:
+        return ArchConfig.from_dict(json.loads(Path(name).read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArchError(f"{name} is not JSON: {error}") from error
+
+
+def _parse_settings(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{pair!r} is no setting; write name=value, as lr=0.001", param_hint="--set")
+        settings[name.strip()] = yaml.safe_load(text)
+    return settings
+
+
+def _command_line() -> str:
+    """The command that goes on: make's, if make started this."""
+    goals = os.environ.get("CROSSVIT_MAKE_COMMAND", "")
+    return goals or shlex.join(["crossvit", *sys.argv[1:]])
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _fail_with(error: Exception) -> NoReturn:
+    import click
+
+    if isinstance(error, click.exceptions.Exit):
+        raise SystemExit(error.exit_code)
+    if isinstance(error, click.exceptions.Abort):
+        _fail("interrupted", EXIT_INTERRUPTED)
+    if isinstance(error, click.ClickException):
+        error.show()
+        raise SystemExit(error.exit_code)
+    code = _exit_code(error)
+    if code is None:
+        raise error
+    _fail(str(error), code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """2 for what the user asked, 1 for what broke under way, None for a defect of ours."""
+    from crossvit_core.config import ArchError
+    from crossvit_core.data import DataError
+    from crossvit_core.recipe import RecipeError
+    from results.store import LedgerError, StoreError
+    from search.executors.base import ExecutorError
+    from search.session import StudyFailedError
+    from search.study import StudyConfigError
+    from space import SpaceError
+
+    if isinstance(error, (StudyFailedError, ExecutorError, LedgerError)):
+        return EXIT_FAILED
+    if isinstance(error, (ArchError, DataError, RecipeError, SpaceError, StoreError, StudyConfigError)):
+        return EXIT_BAD_INPUT
+    return None
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"crossvit: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,50 @@
+"""What a search is after: metrics of a finished trial, each with a direction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from crossvit_core.config import suggest
+
+
+@dataclass(frozen=True)
+class Objective:
+    """``log`` metrics are told to the searcher as logarithms: a tenth saved weighs the same at every size."""
+
+    metric: str
+    direction: Literal["max", "min"]
+    label: str
+    log: bool = False
+
+    def value(self, metrics: Mapping[str, float]) -> float | None:
+        """What the searcher is told; None if the metric is missing or not a finite number."""
+        value = metrics.get(self.metric)
+        if value is None or not math.isfinite(value) or (self.log and value <= 0):
+            return None
+        return math.log10(value) if self.log else float(value)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "val_accuracy": Objective("val_accuracy", "max", "validation accuracy"),
+    "macs": Objective("macs", "min", "FLOPs (multiply-adds)", log=True),
+    "params": Objective("params", "min", "parameters", log=True),
+    "activations": Objective("activations", "min", "activations", log=True),
+    "throughput_ips": Objective("throughput_ips", "max", "throughput (images/s)", log=True),
+}
+
+DEFAULT_OBJECTIVES = ("val_accuracy", "macs", "throughput_ips")
+
+
+def find_objectives(names: tuple[str, ...]) -> tuple[Objective, ...]:
+    """The objectives of these names. Raises ValueError naming an unknown or repeated one."""
+    for index, name in enumerate(names):
+        if name not in OBJECTIVES:
+            raise ValueError(f"unknown objective {name!r}; {suggest(name, OBJECTIVES)}")
+        if name in names[:index]:
+            raise ValueError(f"objective {name!r} is named twice")
+    if not names:
+        raise ValueError(f"no objectives; known: {', '.join(OBJECTIVES)}")
+    return tuple(OBJECTIVES[name] for name in names)

@@ -1,0 +1,122 @@
+"""What a person sees while a search runs: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from results.architecture import describe_arch
+from results.pareto import hypervolume, reference_point
+from results.records import Asked, Event, Finished
+from results.units import duration, human_count, per_second, percent
+from search.session import Session
+
+
+class SearchProgress:
+    """Listens to the session's events. Use as a context manager around the run.
+
+    On a terminal one line per finished trial scrolls above a bar with the best accuracy, the hypervolume and the time
+    left; elsewhere each line carries them.
+    """
+
+    def __init__(self, console: Console, macs_limit: int | None) -> None:
+        self._console = console
+        self._corner = (1.0, math.log10(macs_limit) if macs_limit else None)
+        self._points: list[tuple[float, float]] = []
+        self._total = 0
+        self._done = 0
+        self._done_before = 0
+        self._start = time.monotonic()
+        self._first_asked: float | None = None
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> SearchProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def open(self, session: Session) -> None:
+        """Take in what earlier runs of this study left, and start to show."""
+        self._total = session.trials
+        for outcome in session.outcomes:
+            self._add_point(outcome)
+        self._done = self._done_before = len(session.outcomes)
+        if self._done:
+            self._console.print(f"going on: {self._done} of {self._total} trials are done", markup=False)
+        if self._console.is_terminal and not session.is_over():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} trials"),
+            )
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("starting workers", total=self._total, completed=self._done)
+            self._bar.start()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Asked):
+            self._on_asked()
+        elif isinstance(event, Finished):
+            self._on_finished(event)
+
+    def _on_asked(self) -> None:
+        if self._first_asked is None:
+            self._first_asked = time.monotonic()
+            waited = self._first_asked - self._start
+            self._console.print(f"first trial handed out after {waited:.0f} s", style="dim", highlight=False)
+        self._refresh()
+
+    def _on_finished(self, finished: Finished) -> None:
+        self._done += 1
+        self._add_point(finished)
+        width = len(str(self._total))
+        line = f"[{self._done:>{width}}/{self._total}] #{finished.trial:<{width}} {_outcome_words(finished)}"
+        if self._bar is None:
+            line += f"  | {self._standing()}"
+        self._console.print(line, style="" if finished.status == "ok" else "yellow", highlight=False, markup=False)
+        self._refresh()
+
+    def _add_point(self, finished: Finished) -> None:
+        accuracy, macs = (finished.metrics.get(name, math.nan) for name in ("val_accuracy", "macs"))
+        if finished.status == "ok" and math.isfinite(accuracy) and macs > 0:
+            self._points.append((1 - accuracy, math.log10(macs)))
+
+    def _standing(self) -> str:
+        if not self._points:
+            return ""
+        corner = reference_point(self._points, self._corner)
+        best = 1 - min(error for error, _ in self._points)
+        parts = [f"best {percent(best)}", f"hypervolume {hypervolume(self._points, corner):.3f}", self._time_left()]
+        return "  ".join(filter(None, parts))
+
+    def _time_left(self) -> str:
+        fresh = self._done - self._done_before
+        if self._first_asked is None or not fresh:
+            return ""
+        return f"{duration((time.monotonic() - self._first_asked) / fresh * (self._total - self._done))} left"
+
+    def _refresh(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, description=self._standing())
+
+
+def _outcome_words(finished: Finished) -> str:
+    metrics = finished.metrics
+    if finished.status not in ("ok", "stopped"):
+        return f"{finished.status}: {finished.error}"
+    parts = [
+        f"{percent(metrics['val_accuracy']):>7}",
+        f"{human_count(metrics['macs']):>6} FLOPs" if "macs" in metrics else "",
+        f"{per_second(metrics['throughput_ips']):>7} img/s" if "throughput_ips" in metrics else "",
+        f"{finished.seconds:3.0f} s",
+        describe_arch(finished.arch),
+        "(stopped early)" if finished.status == "stopped" else "",
+    ]
+    return "  ".join(filter(None, parts))

@@ -1,0 +1,131 @@
+"""Paths into an architecture, such as ``branches.0.embed_dim``, ``encoders.*.fusion`` or ``num_encoders``.
+
+A path works on the architecture's *tree*: nested dicts and lists with every field present. ``*`` stands for every
+branch or encoder, which then share one value.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig, HeadConfig, suggest
+
+NUM_ENCODERS = "num_encoders"
+
+_FIELDS = {
+    "branches": [field.name for field in dataclasses.fields(BranchConfig)],
+    "encoders": [field.name for field in dataclasses.fields(EncoderConfig)],
+    "head": [field.name for field in dataclasses.fields(HeadConfig)],
+}
+_EXAMPLES = "num_encoders, image_size, branches.0.patch_size, branches.*.embed_dim, encoders.*.fusion"
+
+Tree = dict[str, Any]
+
+
+class PathError(ValueError):
+    """A path that leads to no field of an architecture."""
+
+
+def to_tree(arch: ArchConfig) -> Tree:
+    """The architecture as nested dicts and lists, every field present."""
+    tree = dataclasses.asdict(arch)
+    tree["branches"] = list(tree["branches"])
+    tree["encoders"] = [{**encoder, "depths": list(encoder["depths"])} for encoder in tree["encoders"]]
+    return tree
+
+
+def from_tree(tree: Tree) -> ArchConfig:
+    """The architecture of a tree."""
+    return ArchConfig(
+        **{
+            **tree,
+            "branches": tuple(BranchConfig(**branch) for branch in tree["branches"]),
+            "encoders": tuple(EncoderConfig(**encoder) for encoder in tree["encoders"]),
+            "head": HeadConfig(**tree["head"]),
+        }
+    )
+
+
+def check_path(path: str, num_branches: int) -> None:
+    """Raise PathError, with the nearest right path, if no architecture with that many branches has this field."""
+    parts = path.split(".")
+    if path in (NUM_ENCODERS, "image_size"):
+        return
+    fields = _FIELDS.get(parts[0])
+    if fields is None or len(parts) < 2:
+        raise PathError(f"unknown path {path!r}; {suggest(parts[0], [*_FIELDS, NUM_ENCODERS, 'image_size'])}")
+    if parts[0] == "head":
+        parts.insert(1, "*")
+    if len(parts) < 3:
+        raise PathError(f"path {path!r} needs an index or '*' and a field, for example {parts[0]}.*.{fields[-1]}")
+    if parts[1] != "*" and not parts[1].isdecimal():
+        raise PathError(f"path {path!r}: {parts[1]!r} is no index; use a number or '*'")
+    if parts[0] == "branches" and parts[1] != "*" and int(parts[1]) >= num_branches:
+        raise PathError(f"path {path!r}: the base has {num_branches} branches, 0 to {num_branches - 1}")
+    _check_field(path, parts[2:], fields, num_branches)
+
+
+def _check_field(path: str, parts: list[str], fields: list[str], num_branches: int) -> None:
+    if parts[0] not in fields:
+        raise PathError(f"path {path!r}: unknown field {parts[0]!r}; {suggest(parts[0], fields)}")
+    if parts[0] == "depths":
+        valid = len(parts) == 1 or (
+            len(parts) == 2 and (parts[1] == "*" or (parts[1].isdecimal() and int(parts[1]) < num_branches))
+        )
+        if not valid:
+            raise PathError(f"path {path!r}: depths takes a branch, 0 to {num_branches - 1}, or '*'")
+    elif len(parts) > 1:
+        raise PathError(f"path {path!r} goes on after the field {parts[0]!r}; known paths look like {_EXAMPLES}")
+
+
+def set_path(tree: Tree, path: str, value: Any) -> None:
+    """Write ``value`` at every place the path stands for. Places beyond the encoders that exist are passed over."""
+    if path == NUM_ENCODERS:
+        _resize_encoders(tree, value)
+    elif path == "image_size":
+        tree["image_size"] = value
+        for branch in tree["branches"]:
+            branch["image_size"] = value
+    else:
+        for container, key in _places(tree, path):
+            container[key] = copy.copy(value)
+
+
+def get_path(tree: Tree, path: str) -> list[Any]:
+    """The values at every place the path stands for; empty if there is none."""
+    if path == NUM_ENCODERS:
+        return [len(tree["encoders"])]
+    if path == "image_size":
+        return [tree["image_size"]]
+    return [container[key] for container, key in _places(tree, path)]
+
+
+def _resize_encoders(tree: Tree, count: int) -> None:
+    encoders = tree["encoders"]
+    encoders[count:] = []
+    while len(encoders) < count:
+        encoders.append(copy.deepcopy(encoders[-1]))
+
+
+def _places(tree: Tree, path: str) -> Iterator[tuple[Any, Any]]:
+    *parents, last = path.split(".")
+    nodes: list[Any] = [tree]
+    for part in parents:
+        nodes = [child for node in nodes for child in _children(node, part)]
+    for node in nodes:
+        yield from ((node, key) for key in _keys(node, last))
+
+
+def _children(node: Any, part: str) -> list[Any]:
+    return [node[key] for key in _keys(node, part)]
+
+
+def _keys(node: Any, part: str) -> list[Any]:
+    if isinstance(node, dict):
+        return [part]
+    if part == "*":
+        return list(range(len(node)))
+    return [int(part)] if int(part) < len(node) else []

@@ -1,0 +1,129 @@
+"""The space: members, vectors, feasibility, size."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from crossvit_core import PRESETS
+from crossvit_core.cost import count_cost
+from space import Dimension, Limit, Space, SpaceError, list_spaces, load_space
+
+BASE = PRESETS["crossvit_nano_16"]
+
+
+def make_space(*dimensions: tuple[str, tuple], limits: tuple[Limit, ...] = ()) -> Space:
+    return Space("test", BASE, tuple(Dimension(path, choices) for path, choices in dimensions), limits)
+
+
+@pytest.mark.parametrize("name", list_spaces())
+def test_built_in_spaces_sample_feasible_members(name: str) -> None:
+    space = load_space(name).space
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        arch = space.sample(rng)
+        assert space.validate(arch) == []
+        assert space.decode(space.encode(arch)) == arch
+
+
+def test_size_counts_active_combinations_only() -> None:
+    space = make_space(("num_encoders", (1, 2)), ("encoders.1.fusion", ("none", "pairwise")))
+    assert space.size() == 1 + 2
+    assert len(list(space.vectors())) == 3
+
+
+def test_an_inactive_dimension_does_not_make_a_second_vector() -> None:
+    space = make_space(("num_encoders", (1, 2)), ("encoders.1.fusion", ("none", "pairwise")))
+    assert space.canonical((0, 1)) == (0, 0)
+    assert space.canonical((1, 1)) == (1, 1)
+
+
+def test_neighbours_change_one_dimension() -> None:
+    space = make_space(("branches.0.embed_dim", (8, 16)), ("branches.1.embed_dim", (16, 32)))
+    arch = space.decode((0, 0))
+    assert list(space.neighbours(arch)) == [space.decode((1, 0)), space.decode((0, 1))]
+
+
+def test_size_equals_enumeration_without_limits() -> None:
+    space = make_space(("branches.0.embed_dim", (8, 16, 24)), ("encoders.*.fusion", ("none", "class_token")))
+    assert space.size() == len(list(space.vectors())) == 6
+
+
+def test_limits_hold_for_every_enumerated_member() -> None:
+    widths = ("branches.0.embed_dim", (8, 16, 24, 32)), ("branches.1.embed_dim", (16, 32, 48, 64))
+    macs = [count_cost(make_space(*widths).decode(v)).macs for v in itertools.product(range(4), range(4))]
+    middle = sorted(macs)[8]
+    space = make_space(*widths, limits=(Limit("macs", maximum=middle),))
+    assert len(list(space.vectors())) == sum(m <= middle for m in macs) == 9
+
+
+def test_a_window_that_one_member_meets_is_found() -> None:
+    widths = (
+        ("branches.0.embed_dim", tuple(range(8, 80, 8))),
+        ("branches.1.embed_dim", tuple(range(8, 80, 8))),
+        ("encoders.*.depths.1", tuple(range(1, 9))),
+    )
+    target = make_space(*widths).decode((3, 4, 5))
+    cost = count_cost(target)
+    limits = (Limit("macs", cost.macs, cost.macs), Limit("params", cost.params, cost.params))
+    space = make_space(*widths, limits=limits)
+    assert count_cost(space.sample(np.random.default_rng(0))).macs == cost.macs
+
+
+def test_an_empty_space_names_the_limit_and_what_is_reachable() -> None:
+    space = make_space(("branches.0.embed_dim", (8, 16)), limits=(Limit("macs", maximum=10),))
+    low, high = space.reach("macs")
+    with pytest.raises(SpaceError, match=r"the limit macs at most 10 binds; .* reach macs from") as caught:
+        space.sample(np.random.default_rng(0))
+    assert f"{low / 1e3:.3g} k" in str(caught.value)
+    assert f"{high / 1e3:.3g} k" in str(caught.value)
+
+
+def test_reach_equals_enumeration() -> None:
+    space = make_space(
+        ("branches.0.embed_dim", (8, 16, 24)),
+        ("branches.0.patch_size", (2, 4)),
+        ("encoders.*.fusion", ("none", "pairwise")),
+    )
+    values = [count_cost(space.decode(vector)).macs for vector in space.vectors()]
+    assert space.reach("macs") == (min(values), max(values))
+
+
+def test_nearest_prefers_the_fewest_changes_and_respects_accept() -> None:
+    space = make_space(("branches.0.embed_dim", (8, 16, 24)), ("branches.1.embed_dim", (16, 32, 48)))
+    rng = np.random.default_rng(0)
+    taken = {space.decode((1, 1)).key()}
+    found = space.nearest((1, 1), rng, lambda arch: arch.key() not in taken)
+    assert found is not None
+    changed = sum(a != b for a, b in zip(space.encode(found), (1, 1)))
+    assert changed == 1
+    assert space.nearest((2, 0), rng, lambda arch: True) == space.decode((2, 0))
+
+
+def test_nearest_ends_when_everything_is_taken() -> None:
+    space = make_space(("branches.0.embed_dim", (8, 16)), ("branches.1.embed_dim", (16, 32)))
+    assert space.nearest((0, 0), np.random.default_rng(0), lambda arch: False) is None
+
+
+def test_encode_refuses_a_foreign_architecture() -> None:
+    space = make_space(("branches.0.embed_dim", (8, 16)))
+    with pytest.raises(SpaceError, match=r"branches\.0\.embed_dim .* none of \[8, 16\]"):
+        space.encode(PRESETS["crossvit_micro_16"])
+    with pytest.raises(SpaceError, match="a field that is not free"):
+        space.encode(BASE.replace(num_classes=3))
+
+
+def test_the_paper_space_holds_the_published_models() -> None:
+    space = load_space("paper").space
+    names = ["tiny_240", "small_240", "base_240", "9_240", "15_240", "18_240", "9_dagger_240", "18_dagger_240"]
+    for name in names:
+        assert space.validate(PRESETS[f"crossvit_{name}"]) == []
+
+
+def test_for_data_sets_classes_and_channels_everywhere() -> None:
+    space = load_space("small").space.for_data(num_classes=3, in_channels=1)
+    arch = space.sample(np.random.default_rng(1))
+    assert (arch.num_classes, arch.in_channels) == (3, 1)
+    assert space.validate(arch) == []

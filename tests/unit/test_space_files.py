@@ -1,0 +1,88 @@
+"""Space files: every mistake is named with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from space import SpaceError, load_space, parse_number, parse_space
+
+GOOD = """\
+name: mine
+base: crossvit_nano_16
+dimensions:
+  branches.0.embed_dim: [8, 16]
+  encoders.*.fusion: [none, pairwise]
+limits:
+  macs: {max: 1M}
+"""
+
+
+def test_a_good_file_is_read() -> None:
+    file = parse_space(GOOD, "mine.yaml")
+    assert file.space.name == "mine"
+    assert file.space.size() == 4
+    assert file.space.limits[0].maximum == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("dimensions:", "dimension:", r"line 3: unknown field 'dimension'; did you mean 'dimensions'\?"),
+        ("embed_dim", "embed_dimm", r"line 4: .*unknown field 'embed_dimm'; did you mean 'embed_dim'\?"),
+        ("branches.0", "branches.7", r"line 4: .* the base has 2 branches, 0 to 1"),
+        ("branches.0", "branch.0", r"line 4: unknown path .*; did you mean 'branches'"),
+        (
+            "crossvit_nano_16",
+            "crossvit_nan_16",
+            r"line 2: unknown base 'crossvit_nan_16'; did you mean 'crossvit_nano_16'",
+        ),
+        ("pairwise", "pair_wise", r"line 5: .*'pair_wise' can never be built: .*did you mean 'pairwise'"),
+        ("[8, 16]", "[]", r"line 4: branches\.0\.embed_dim has no choices"),
+        ("[8, 16]", "[8, 8]", r"line 4: .*the choice 8 stands there twice"),
+        ("[8, 16]", "[8, 9]", r"line 4: .*choice 9 can never be built: .*not divisible by num_heads 2; use 8 or 10"),
+        ("[8, 16]", "[8, x]", r"line 4: .*'x'"),
+        ("[8, 16]", "8", r"line 4: .*list"),
+        ("macs", "mac", r"line 7: unknown limit 'mac'; did you mean 'macs'\?"),
+        ("max", "maximum", r"line 7: limit macs: unknown side 'maximum'; use min or max"),
+        ("1M", "1X", r"line 7: limit macs: '1X' is not a number"),
+        ("{max: 1M}", "{min: 2M, max: 1M}", r"line 7: limit macs is an empty window: min 2M is above max 1M"),
+        ("{max: 1M}", "{max: 100}", r"line 6: .*the limit macs at most 100 binds; its choices reach"),
+        ("name: mine", "name: [", r"line \d: not YAML"),
+        ("name: mine\n", "", r"the field 'name' is missing"),
+        ("limits:", "name: twice\nlimits:", r"line 6: 'name' stands there twice"),
+    ],
+)
+def test_mistakes_name_the_line_and_the_fix(old: str, new: str, message: str) -> None:
+    text = GOOD.replace(old, new, 1)
+    assert text != GOOD
+    with pytest.raises(SpaceError, match=message) as caught:
+        parse_space(text, "mine.yaml")
+    assert str(caught.value).startswith("mine.yaml")
+
+
+def test_unknown_names_are_answered_with_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="unknown space 'smal'; did you mean 'small'"):
+        load_space("smal")
+    with pytest.raises(SpaceError, match=r"no space file .*; built in: cifar, paper, small, smoke"):
+        load_space(str(tmp_path / "none.yaml"))
+
+
+def test_a_file_by_path_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD)
+    assert load_space(str(path)).space.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("40M", 40_000_000), ("1.5G", 1_500_000_000), ("200k", 200_000), (7, 7), ("3e6", 3_000_000)]
+)
+def test_numbers_as_people_write_them(text: object, value: int) -> None:
+    assert parse_number(text) == value
+
+
+@pytest.mark.parametrize("text", ["x", "-1", True, None, "1T", float("nan")])
+def test_what_is_no_number(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a number"):
+        parse_number(text)
