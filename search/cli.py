@@ -149,14 +149,16 @@ def _search(config: StudyConfig) -> None:
     console = Console(highlight=False)
     study = resolve_study(config)
     executor = make_executor(config)
-    console.print(_headline(study), highlight=False, markup=False)
+    console.print(_headline(study), markup=False, soft_wrap=True)
     try:
         macs_limit = next((limit.maximum for limit in study.space.limits if limit.metric == "macs"), None)
         with SearchProgress(console, macs_limit) as progress:
             session = run_study(study, executor, listeners=[progress], on_open=progress.open)
     except KeyboardInterrupt:
         _ignore_signals()
-        console.print(f"interrupted; what finished is kept. To go on:\n  {_command_line()}", markup=False)
+        console.print(
+            f"interrupted; what finished is kept. To go on:\n  {_command_line()}", markup=False, soft_wrap=True
+        )
         raise SystemExit(EXIT_INTERRUPTED) from None
     if session.stop_reason:
         console.print(f"the search ended early: {session.stop_reason}", markup=False)
@@ -176,14 +178,12 @@ def _headline(study: Study) -> str:
 
 
 def _show_results(study_dir: Path, console: Console) -> None:
+    from results.frame import front, load_frame
     from results.report import write_report
+    from results.tables import rich_table
 
-    from results.frame import load_frame
-    from results.tables import front_table
-
-    frame = load_frame(study_dir)
     page = write_report(study_dir)
-    console.print(front_table(frame))
+    console.print(rich_table(front(load_frame(study_dir))))
     console.print(f"report: {page}", markup=False, soft_wrap=True)
 
 
@@ -236,13 +236,11 @@ def _ignore_signals() -> None:
 
 
 def _fail_with(error: Exception) -> NoReturn:
-    import click
-
-    if isinstance(error, click.exceptions.Exit):
+    if isinstance(error, typer.Exit):
         raise SystemExit(error.exit_code)
-    if isinstance(error, click.exceptions.Abort):
+    if isinstance(error, typer.Abort):
         _fail("interrupted", EXIT_INTERRUPTED)
-    if isinstance(error, click.ClickException):
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's own complaint about options
         error.show()
         raise SystemExit(error.exit_code)
     code = _exit_code(error)

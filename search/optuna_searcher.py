@@ -108,8 +108,13 @@ class OptunaSearcher:
         self, number: int, taken: Container[str], source: str, start: Callable[..., Vector] | None
     ) -> Proposal | None:
         rng = np.random.default_rng(derive_seed(self._seed, number, "repair"))
-        inner = SAMPLERS[self._sampler_name](derive_seed(self._seed, number), self._trials)
-        sampler = _FeasibleSampler(self._space, self._distributions, inner, rng, taken, start)
+
+        def make_sampler(*purpose: object) -> BaseSampler:
+            parts = (number,) if purpose == ("trial",) else purpose
+            with _quiet():
+                return SAMPLERS[self._sampler_name](derive_seed(self._seed, *parts), self._trials)
+
+        sampler = _FeasibleSampler(self._space, self._distributions, make_sampler, rng, taken, start)
         self._study.sampler = sampler
         with _quiet():
             trial = self._study.ask()
@@ -147,14 +152,15 @@ class _FeasibleSampler(BaseSampler):
         self,
         space: Space,
         distributions: dict[str, BaseDistribution],
-        inner: BaseSampler,
+        make_sampler: Callable[..., BaseSampler],
         rng: np.random.Generator,
         taken: Container[str],
         start: Callable[..., Vector] | None,
     ) -> None:
         self._space = space
         self._distributions = distributions
-        self._inner = inner
+        self._make_sampler = make_sampler
+        self._inner = make_sampler("trial")
         self._rng = rng
         self._taken = taken
         self._start = start
@@ -167,6 +173,7 @@ class _FeasibleSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        self._prime_generations(study, trial)
         vector = self._start() if self._start is not None else self._sample(study, trial)
         self.arch = self._space.nearest(vector, self._rng, lambda arch: arch.key() not in self._taken)
         if self.arch is None:
@@ -186,6 +193,19 @@ class _FeasibleSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         self._inner.after_trial(study, trial, state, values)
+
+    def _prime_generations(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Enter the trial in its generation, and have Optuna keep the parents of every generation so far.
+
+        Left alone, Optuna picks parents with the random stream of whichever trial comes first, and orders them
+        otherwise at the first look than later: a resumed search would breed other children. So each generation's
+        parents are picked here, in order, by a sampler seeded for that generation.
+        """
+        if isinstance(self._inner, optuna.samplers.BaseGASampler):
+            for generation in range(1, self._inner.get_trial_generation(study, trial) + 1):
+                primer = self._make_sampler("generation", generation)
+                assert isinstance(primer, optuna.samplers.BaseGASampler)
+                primer.get_parent_population(study, generation)
 
     def _sample(self, study: optuna.Study, trial: FrozenTrial) -> Vector:
         inner_space = self._inner.infer_relative_search_space(study, trial)

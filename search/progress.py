@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from results.architecture import describe_arch
+from results.architecture import arch_columns
 from results.pareto import hypervolume, reference_point
 from results.records import Asked, Event, Finished
 from results.units import duration, human_count, per_second, percent
@@ -70,7 +70,7 @@ class SearchProgress:
         if self._first_asked is None:
             self._first_asked = time.monotonic()
             waited = self._first_asked - self._start
-            self._console.print(f"first trial handed out after {waited:.0f} s", style="dim", highlight=False)
+            self._console.print(f"first trial handed out after {waited:.0f} s", style="dim")
         self._refresh()
 
     def _on_finished(self, finished: Finished) -> None:
@@ -80,7 +80,8 @@ class SearchProgress:
         line = f"[{self._done:>{width}}/{self._total}] #{finished.trial:<{width}} {_outcome_words(finished)}"
         if self._bar is None:
             line += f"  | {self._standing()}"
-        self._console.print(line, style="" if finished.status == "ok" else "yellow", highlight=False, markup=False)
+        style = None if finished.status == "ok" else "yellow"
+        self._console.print(line, style=style, markup=False, soft_wrap=True)
         self._refresh()
 
     def _add_point(self, finished: Finished) -> None:
@@ -116,7 +117,14 @@ def _outcome_words(finished: Finished) -> str:
         f"{human_count(metrics['macs']):>6} FLOPs" if "macs" in metrics else "",
         f"{per_second(metrics['throughput_ips']):>7} img/s" if "throughput_ips" in metrics else "",
         f"{finished.seconds:3.0f} s",
-        describe_arch(finished.arch),
+        _arch_words(finished),
         "(stopped early)" if finished.status == "stopped" else "",
     ]
     return "  ".join(filter(None, parts))
+
+
+def _arch_words(finished: Finished) -> str:
+    """The architecture as far as it fits on a line: 'cross-attention 4/8 32/64 2x(1+2)'."""
+    columns = arch_columns(finished.arch)
+    fusion = columns["fusion"].replace("_", "-")
+    return f"{fusion} {columns['patches']} {columns['widths']} {columns['num_encoders']}x({columns['depths']})"
