@@ -1,0 +1,138 @@
+"""kill -9 of the driver at random moments: nothing finished is lost, nothing finished is repeated."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from results.records import Asked, Finished
+from results.store import StudyBusyError, StudyStore
+
+DRIVER = Path(__file__).with_name("drive.py")
+
+
+def start(folder: Path, trials: int, executor: str, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, str(DRIVER), str(folder), str(trials), executor, str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished_in(folder: Path) -> dict[int, Finished]:
+    if not StudyStore.exists(folder):
+        return {}
+    events = StudyStore.open_readonly(folder).events()
+    return {event.trial: event for event in events if isinstance(event, Finished)}
+
+
+def wait_for_finished(folder: Path, count: int, process: subprocess.Popen[str], seconds: float = 90.0) -> None:
+    """Until ``count`` trials are over (or the driver is), so that the kill that follows falls into the run."""
+    deadline = time.monotonic() + seconds
+    while len(finished_in(folder)) < count and process.poll() is None:
+        assert time.monotonic() < deadline, "the driver makes no progress"
+        time.sleep(0.02)
+
+
+def storm(folder: Path, *, trials: int, executor: str, seconds: float, kills: int, seed: int) -> None:
+    """Kill the driver ``kills`` times, resume each time, and check the ledger against what was there before."""
+    rng = random.Random(seed)
+    done: dict[int, Finished] = {}
+    for kill in range(kills):
+        process = start(folder, trials, executor, seconds)
+        wait_for_finished(folder, min(trials - 1, (kill + 1) * trials // (kills + 1)), process)
+        time.sleep(rng.uniform(0, 3 * seconds))
+        process.kill()
+        process.communicate()
+        now = finished_in(folder)
+        assert {number: now[number] for number in done} == done
+        done = now
+    process = start(folder, trials, executor, seconds)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "over" in output
+    check_settled(folder, trials, kills, done)
+
+
+def check_settled(folder: Path, trials: int, kills: int, before_last: dict[int, Finished]) -> None:
+    events = list(StudyStore.open_readonly(folder).events())
+    asked = Counter(event.trial for event in events if isinstance(event, Asked))
+    finished = Counter(event.trial for event in events if isinstance(event, Finished))
+    assert asked == finished == Counter(range(trials))
+    assert len({event.arch_key for event in events if isinstance(event, Asked)}) == trials
+    after = finished_in(folder)
+    assert {number: after[number] for number in before_last} == before_last
+    # Each kill may cost the trials that two workers were at, and nothing else.
+    starts = len(list((folder.parent / "starts").iterdir()))
+    assert starts <= trials + 2 * kills
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_driver_killed_local(tmp_path: Path, seed: int) -> None:
+    storm(tmp_path / "study", trials=16, executor="local", seconds=0.05, kills=3, seed=seed)
+
+
+@pytest.mark.ray
+def test_driver_killed_ray(tmp_path: Path) -> None:
+    storm(tmp_path / "study", trials=12, executor="ray", seconds=0.1, kills=1, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_driver_killed_local_often(tmp_path: Path, seed: int) -> None:
+    storm(tmp_path / "study", trials=40, executor="local", seconds=0.05, kills=10, seed=seed)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_driver_killed_ray_often(tmp_path: Path) -> None:
+    storm(tmp_path / "study", trials=40, executor="ray", seconds=0.1, kills=5, seed=1)
+
+
+def test_workers_do_not_outlive_a_killed_driver(tmp_path: Path) -> None:
+    process = start(tmp_path / "study", 40, "local", 0.05)
+    wait_for_finished(tmp_path / "study", 4, process)
+    children = children_of(process.pid)
+    assert len(children) >= 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}/stat").exists() for child in children):
+        assert time.monotonic() < deadline, "a worker outlived its driver"
+        time.sleep(0.05)
+
+
+def test_a_second_driver_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    process = start(folder, 10, "local", 0.1)
+    wait_for_finished(folder, 1, process)
+    with pytest.raises(StudyBusyError, match=f"pid {process.pid}"):
+        StudyStore.open(folder)
+    output, _ = process.communicate(timeout=60)
+    assert "over" in output
+    assert len(finished_in(folder)) == 10
+
+
+def test_a_worker_killed_by_the_system_costs_its_trial_one_attempt(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    process = start(folder, 12, "local", 0.2)
+    wait_for_finished(folder, 2, process)
+    victim = next(pid for pid in children_of(process.pid) if is_worker(pid))
+    os.kill(victim, signal.SIGKILL)
+    output, errors = process.communicate(timeout=60)
+    assert "over" in output, errors
+    assert [event.status for event in finished_in(folder).values()] == ["ok"] * 12
+    assert len(list((tmp_path / "starts").iterdir())) == 13
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_worker(pid: int) -> bool:
+    return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
