@@ -1,0 +1,96 @@
+"""Self-attention and the transformer block, which can be asked for the rows alone that someone will read."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from crossvit_core import cost
+
+NORM_EPS = 1e-6  # the published networks'; torch's default is 1e-5
+
+
+def norm_layer(width: int) -> nn.LayerNorm:
+    """LayerNorm as every part of the network uses it."""
+    return nn.LayerNorm(width, eps=NORM_EPS)
+
+
+def drop_path_layer(rate: float) -> nn.Module:
+    """Stochastic depth per sample; at rate 0 no module at all."""
+    return DropPath(rate) if rate > 0 else nn.Identity()
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, T, C) -> (B, heads, T, C / heads)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, heads, T, d) -> (B, T, heads * d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (ViT). The rows of ``qkv`` are ordered q, k, v, each head-major."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C), or (B, Q, C) for ``queries`` of (B, Q, C) that attend to ``x``."""
+        q, k, v = (split_heads(part, self.heads) for part in self._project(x, queries))
+        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+
+    def _project(self, x: Tensor, queries: Tensor | None) -> tuple[Tensor, ...]:
+        if queries is None:
+            return self.qkv(x).chunk(3, dim=-1)
+        width = x.shape[-1]
+        q = F.linear(queries, self.qkv.weight[:width], self.qkv.bias[:width])
+        kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
+        return (q, *kv.chunk(2, dim=-1))
+
+
+class AttentionBlock(nn.Module):
+    """``x + MSA(LN(x))``: self-attention without an FFN, for fusion by all-attention (Eq. 2)."""
+
+    cost = staticmethod(cost.self_attention_cost)
+
+    def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(width)
+        self.attn = Attention(width, heads)
+        self.drop_path = drop_path_layer(drop_path)
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C), or only the given ``rows`` of ``x``, (B, Q, C) -> (B, Q, C)."""
+        if rows is None:
+            return x + self.drop_path(self.attn(self.norm1(x)))
+        return rows + self.drop_path(self.attn(self.norm1(x), self.norm1(rows)))
+
+
+class Block(nn.Module):
+    """A transformer block of ViT (paper section 3.1): ``y = x + MSA(LN(x))``, then ``y + FFN(LN(y))``."""
+
+    cost = staticmethod(cost.block_cost)
+
+    def __init__(self, width: int, heads: int, mlp_dim: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(width)
+        self.attn = Attention(width, heads)
+        self.drop_path1 = drop_path_layer(drop_path)
+        self.norm2 = norm_layer(width)
+        self.mlp = Mlp(width, mlp_dim)
+        self.drop_path2 = drop_path_layer(drop_path)
+
+    def forward(self, x: Tensor, class_only: bool = False) -> Tensor:
+        """(B, T, C) -> (B, T, C), or its first row alone, (B, 1, C), at the cost of that row."""
+        normed = self.norm1(x)
+        if class_only:
+            x = x[:, :1] + self.drop_path1(self.attn(normed, normed[:, :1]))
+        else:
+            x = x + self.drop_path1(self.attn(normed))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))

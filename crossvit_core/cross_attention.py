@@ -1,0 +1,93 @@
+"""Attention from one query: the heart of CrossViT's fusion, without keys and values.
+
+One class token attends to itself and to the patches of another branch. With one query per head, the key matrix can be
+applied to the query and the value matrix to the weighted sum of tokens, instead of both to every token: exactly the
+same function for 4C^2 + 2VHC multiply-adds instead of (2V + 2)C^2 + 2VC, V tokens of width C, H heads. Softmax cancels
+the key bias; the weights sum to one, so the value bias is added once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crossvit_core.blocks import drop_path_layer, merge_heads, norm_layer, split_heads
+
+
+class SingleQueryAttention(nn.Module):
+    """Projections of the cross-attention (Eq. 6), named as in the published weights.
+
+    ``wk.bias`` has no effect on the output, and gets no gradient from ``forward``; it is kept for those weights.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5
+        self.wq = nn.Linear(width, width)
+        self.wk = nn.Linear(width, width)
+        self.wv = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, others: Tensor) -> Tensor:
+        """What ``query`` (B, 1, C) finds in itself and in ``others`` (B, n, C), (B, 1, C)."""
+        lifted = self._lift(self.wq(query))
+        logits = torch.cat((lifted @ query.mT, lifted @ others.mT), dim=-1)  # (B, H, 1 + n)
+        weights = logits.softmax(dim=-1)
+        gathered = weights[..., :1] * query + weights[..., 1:] @ others  # (B, H, C)
+        return self.proj(self._apply_values(gathered))
+
+    def of_itself(self, query: Tensor) -> Tensor:
+        """``forward`` without others: the softmax of one logit is one, so ``wq`` and ``wk`` do not matter."""
+        return self.proj(self.wv(query))
+
+    def _lift(self, q: Tensor) -> Tensor:
+        """(B, 1, C) queries -> (B, H, C): per head ``W_k^T q / sqrt(d)``, to be multiplied with tokens, not keys."""
+        per_head = split_heads(q, self.heads).squeeze(2) * self.scale  # (B, H, d)
+        keys = self.wk.weight.unflatten(0, (self.heads, -1))  # (H, d, C)
+        return torch.einsum("bhd,hdc->bhc", per_head, keys)
+
+    def _apply_values(self, gathered: Tensor) -> Tensor:
+        """(B, H, C) weighted sums of tokens -> (B, 1, C) values of all heads."""
+        values = self.wv.weight.unflatten(0, (self.heads, -1))  # (H, d, C)
+        return (torch.einsum("bhc,hdc->bhd", gathered, values).flatten(1) + self.wv.bias).unsqueeze(1)
+
+
+def direct_attention(attn: SingleQueryAttention, x: Tensor) -> Tensor:
+    """Eq. 6 as written, (B, V, C) -> (B, 1, C): row 0 asks, keys and values of all rows answer.
+
+    The reference of ``SingleQueryAttention.forward``, and the form whose multiply-adds ``count_cost`` counts.
+    """
+    q, k, v = (split_heads(part, attn.heads) for part in (attn.wq(x[:, :1]), attn.wk(x), attn.wv(x)))
+    weights = (q @ k.mT * attn.scale).softmax(dim=-1)
+    return attn.proj(merge_heads(weights @ v))
+
+
+class CrossAttentionBlock(nn.Module):
+    """``u + attention(LN([u ; P]))`` for a class token ``u`` and foreign patches ``P`` (Eq. 5 and 6); no FFN."""
+
+    def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(width)
+        self.attn = SingleQueryAttention(width, heads)
+        self.drop_path = drop_path_layer(drop_path)
+
+    def forward(self, token: Tensor, tokens: Tensor | None, direct: bool = False) -> Tensor:
+        """(B, 1, C) -> (B, 1, C).
+
+        ``tokens`` (B, T, C) are the other branch's, of which row 0, its own class token, is passed over; None leaves
+        ``token`` alone with itself. ``direct`` computes the same by ``direct_attention``.
+        """
+        attend = self._direct if direct else self._absorbed
+        return token + self.drop_path(attend(token, tokens))
+
+    def _absorbed(self, token: Tensor, tokens: Tensor | None) -> Tensor:
+        query = self.norm1(token)
+        if tokens is None:
+            return self.attn.of_itself(query)
+        # The row that is passed over is normed too: a slice would be copied to be normed.
+        return self.attn(query, self.norm1(tokens)[:, 1:])
+
+    def _direct(self, token: Tensor, tokens: Tensor | None) -> Tensor:
+        x = token if tokens is None else torch.cat((token, tokens[:, 1:]), dim=1)
+        return direct_attention(self.attn, self.norm1(x))

@@ -1,0 +1,239 @@
+"""Multi-scale encoders: each branch runs its transformer blocks, then the branches meet in one of five ways.
+
+A branch's tokens are (B, T_i, C_i), class token first. An encoder is named by its fusion and defines ``fuse``. Names of
+parameters are those of the published weights: ``blocks``, ``projs`` (the paper's f), ``fusion``, ``revert_projs`` (g).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crossvit_core import cost
+from crossvit_core.blocks import AttentionBlock, Block, norm_layer
+from crossvit_core.config import BranchConfig, EncoderConfig, Size
+from crossvit_core.cross_attention import CrossAttentionBlock
+
+Branches = Sequence[BranchConfig]
+
+
+def token_map(inputs: int, outputs: int) -> nn.Sequential:
+    """f or g: LayerNorm, GELU, linear, as both published codes have it (the paper writes a bare projection)."""
+    return nn.Sequential(norm_layer(inputs), nn.GELU(), nn.Linear(inputs, outputs))
+
+
+class MultiScaleEncoder(nn.Module):
+    """What all encoders share: the blocks of every branch (paper Fig. 2).
+
+    ``drop_path`` are stochastic-depth rates: block b of every branch takes entry b, the fusion the last. With
+    ``reference`` set the encoder computes as the paper writes it, row for row, instead of only what will be read.
+    """
+
+    fuse_reads_patches = False  # does ``fuse`` need patches to make class tokens?
+    stacks = False  # does ``fusion_depth`` matter?
+
+    def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
+        super().__init__()
+        self.reference = False
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                *(Block(branch.embed_dim, branch.num_heads, branch.mlp_dim, drop_path[b]) for b in range(depth))
+            )
+            for branch, depth in zip(branches, encoder.depths)
+        )
+
+    def forward(self, tokens: list[Tensor], class_only: bool = False) -> list[Tensor]:
+        """One (B, T_i, C_i) per branch -> the same shapes, or (B, 1, C_i), the class tokens, if ``class_only``."""
+        class_only = class_only and not self.reference
+        skip_patches = class_only and not self.fuse_reads_patches
+        ran = [_run(blocks, x, skip_patches) for blocks, x in zip(self.blocks, tokens)]
+        return self.fuse(ran, class_only)
+
+    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+        """The exchange between branches; shapes as in ``forward``."""
+        raise NotImplementedError(f"{type(self).__name__} defines no fuse()")
+
+
+def _run(blocks: nn.Module, x: Tensor, class_only: bool) -> Tensor:
+    """The blocks of one branch; the last of them for the class row alone if ``class_only``."""
+    assert isinstance(blocks, nn.Sequential)
+    last = len(blocks) - 1
+    for index, block in enumerate(blocks):
+        x = block(x, class_only=class_only and index == last)
+    return x[:, :1] if class_only else x
+
+
+class UnfusedEncoder(MultiScaleEncoder):
+    """Branches that do not meet before the head; also the encoder of a plain ViT."""
+
+    cost = staticmethod(cost.no_fusion_cost)
+
+    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+        return tokens
+
+
+class AllAttentionEncoder(MultiScaleEncoder):
+    """Eq. 2: all tokens of all branches, mapped to the largest width, attend to each other ``fusion_depth`` times."""
+
+    cost = staticmethod(cost.all_attention_cost)
+    fuse_reads_patches = True
+    stacks = True
+
+    def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
+        super().__init__(branches, encoder, drop_path)
+        common = _widest(branches)
+        self.projs = nn.ModuleList(token_map(b.embed_dim, common.embed_dim) for b in branches)
+        self.fusion = nn.ModuleList(
+            AttentionBlock(common.embed_dim, common.num_heads, drop_path[-1]) for _ in range(encoder.fusion_depth)
+        )
+        self.revert_projs = nn.ModuleList(token_map(common.embed_dim, b.embed_dim) for b in branches)
+
+    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+        mapped = [proj(x) for proj, x in zip(self.projs, tokens)]
+        together = torch.cat(mapped, dim=1)
+        *blocks, last = self.fusion
+        for block in blocks:
+            together = block(together)
+        counts = [x.shape[1] for x in mapped]
+        if class_only:
+            rows = torch.cat([part[:, :1] for part in together.split(counts, dim=1)], dim=1)
+            together, counts = last(together, rows), [1] * len(mapped)
+        else:
+            together = last(together)
+        return [revert(part) for revert, part in zip(self.revert_projs, together.split(counts, dim=1))]
+
+
+class ClassTokenEncoder(MultiScaleEncoder):
+    """Eq. 3: every branch's class token becomes the sum of all of them, at the largest width."""
+
+    cost = staticmethod(cost.class_token_cost)
+
+    def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
+        super().__init__(branches, encoder, drop_path)
+        self.projs, self.revert_projs = _maps_of_narrow_branches(branches)
+
+    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+        shared = torch.stack([proj(x[:, :1]) for proj, x in zip(self.projs, tokens)]).sum(dim=0)
+        fused = [revert(shared) for revert in self.revert_projs]
+        return fused if class_only else [_with_patches_of(x, row) for x, row in zip(tokens, fused)]
+
+
+class PairwiseEncoder(MultiScaleEncoder):
+    """Eq. 4: class tokens and, brought to each branch's grid by bilinear interpolation, patches are summed."""
+
+    cost = staticmethod(cost.pairwise_cost)
+
+    def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
+        super().__init__(branches, encoder, drop_path)
+        self.projs, self.revert_projs = _maps_of_narrow_branches(branches)
+        self.grids = [branch.grid for branch in branches]
+
+    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+        mapped = [proj(x) for proj, x in zip(self.projs, tokens)]
+        row = torch.stack([x[:, :1] for x in mapped]).sum(dim=0)
+        if class_only:
+            return [revert(row) for revert in self.revert_projs]
+        sums = [torch.cat((row, self._patches_on(grid, mapped)), dim=1) for grid in self.grids]
+        return [revert(x) for revert, x in zip(self.revert_projs, sums)]
+
+    def _patches_on(self, grid: Size, mapped: list[Tensor]) -> Tensor:
+        """The sum of all branches' patches on one grid, (B, rows * columns, D)."""
+        return torch.stack([_regrid(x[:, 1:], own, grid) for x, own in zip(mapped, self.grids)]).sum(dim=0)
+
+
+def _regrid(patches: Tensor, source: Size, target: Size) -> Tensor:
+    """(B, rows * columns, D) on the source grid -> the same on the target grid."""
+    if source == target:
+        return patches
+    image = patches.mT.unflatten(-1, source)
+    return F.interpolate(image, size=target, mode="bilinear", align_corners=False).flatten(2).mT
+
+
+class CrossAttentionEncoder(MultiScaleEncoder):
+    """Eq. 5 to 7, the paper's own: the class token of branch i visits the patches of branch i + 1 and comes back.
+
+    With more than two branches the visits are cyclic, as in the released code. Patches are not changed.
+    """
+
+    cost = staticmethod(cost.cross_attention_cost)
+    fuse_reads_patches = True
+    stacks = True
+
+    def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
+        super().__init__(branches, encoder, drop_path)
+        self.keeps_patches = encoder.fusion_reading == "patches"
+        hosts = [*branches[1:], branches[0]]
+        widths = [(guest.embed_dim, host.embed_dim) for guest, host in zip(branches, hosts)]
+        self.projs = nn.ModuleList(_map_or_identity(a, b, encoder.identity_maps) for a, b in widths)
+        self.fusion = nn.ModuleList(_cross_attention_stack(host, encoder.fusion_depth, drop_path[-1]) for host in hosts)
+        self.revert_projs = nn.ModuleList(_map_or_identity(b, a, encoder.identity_maps) for a, b in widths)
+
+    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+        hosts = [*tokens[1:], tokens[0]]
+        guests = [proj(x[:, :1]) for proj, x in zip(self.projs, tokens)]
+        visited = [self._visit(fusion, guest, host) for fusion, guest, host in zip(self.fusion, guests, hosts)]
+        rows = [revert(x) for revert, x in zip(self.revert_projs, visited)]
+        return rows if class_only else [_with_patches_of(x, row) for x, row in zip(tokens, rows)]
+
+    def _visit(self, fusion: nn.Module, guest: Tensor, host: Tensor) -> Tensor:
+        """One class token through its stack of cross-attention blocks, (B, 1, C_host) -> (B, 1, C_host)."""
+        first, *later = fusion if isinstance(fusion, nn.Sequential) else (fusion,)
+        guest = first(guest, host, direct=self.reference)
+        for block in later:
+            guest = block(guest, host if self.keeps_patches else None, direct=self.reference)
+        return guest
+
+
+def _cross_attention_stack(host: BranchConfig, depth: int, drop_path: float) -> nn.Module:
+    """One block, or several that are numbered: the published names have no number if there is one."""
+    blocks = [CrossAttentionBlock(host.embed_dim, host.num_heads, drop_path) for _ in range(depth)]
+    return blocks[0] if depth == 1 else nn.Sequential(*blocks)
+
+
+def _map_or_identity(inputs: int, outputs: int, identity_if_equal: bool) -> nn.Module:
+    return nn.Identity() if identity_if_equal and inputs == outputs else token_map(inputs, outputs)
+
+
+def _maps_of_narrow_branches(branches: Branches) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """f and g between every branch and the largest width; a branch that has it needs none."""
+    common, widths = _widest(branches).embed_dim, [branch.embed_dim for branch in branches]
+    return (
+        nn.ModuleList(_map_or_identity(width, common, True) for width in widths),
+        nn.ModuleList(_map_or_identity(common, width, True) for width in widths),
+    )
+
+
+def _widest(branches: Branches) -> BranchConfig:
+    return max(branches, key=lambda branch: branch.embed_dim)
+
+
+def _with_patches_of(x: Tensor, row: Tensor) -> Tensor:
+    """Tokens (B, T, C) with their class token replaced by ``row`` (B, 1, C)."""
+    return torch.cat((row, x[:, 1:]), dim=1)
+
+
+@contextmanager
+def reference_form(model: nn.Module) -> Iterator[None]:
+    """Within this context ``model`` computes as the paper writes it: the same outputs by the counted multiply-adds."""
+    encoders = [module for module in model.modules() if isinstance(module, MultiScaleEncoder)]
+    before = [encoder.reference for encoder in encoders]
+    for encoder in encoders:
+        encoder.reference = True
+    try:
+        yield
+    finally:
+        for encoder, value in zip(encoders, before):
+            encoder.reference = value
+
+
+FUSIONS: dict[str, type[MultiScaleEncoder]] = {
+    "none": UnfusedEncoder,
+    "all_attention": AllAttentionEncoder,
+    "class_token": ClassTokenEncoder,
+    "pairwise": PairwiseEncoder,
+    "cross_attention": CrossAttentionEncoder,
+}

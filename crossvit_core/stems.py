@@ -1,0 +1,50 @@
+"""From pixels to patch tokens: the linear stem of ViT and the three-convolution stem of the † models."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from crossvit_core import cost
+from crossvit_core.config import BranchConfig
+from crossvit_core.conv_stem import conv_stem_layers
+
+
+class LinearStem(nn.Module):
+    """Every patch of pixels is mapped by one matrix (paper section 3.1)."""
+
+    cost = staticmethod(cost.linear_stem_cost)
+
+    def __init__(self, branch: BranchConfig, in_channels: int) -> None:
+        super().__init__()
+        patch = branch.patch_size
+        self.proj = nn.Conv2d(in_channels, branch.embed_dim, kernel_size=patch, stride=patch)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, rows * columns, embed_dim)."""
+        return _as_tokens(self.proj(images))
+
+
+class ConvStem(nn.Module):
+    """Three convolutions with ReLU between them instead of one matrix (paper section 4.1, the † models)."""
+
+    cost = staticmethod(cost.conv_stem_cost)
+
+    def __init__(self, branch: BranchConfig, in_channels: int) -> None:
+        super().__init__()
+        first, second, third = (
+            nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding)
+            for layer in conv_stem_layers(branch.patch_size, in_channels, branch.embed_dim)
+        )
+        self.proj = nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True), third)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, rows * columns, embed_dim)."""
+        return _as_tokens(self.proj(images))
+
+
+def _as_tokens(grid: Tensor) -> Tensor:
+    """(B, C, rows, columns) -> (B, rows * columns, C)."""
+    return grid.flatten(2).transpose(1, 2)
+
+
+STEMS: dict[str, type[LinearStem] | type[ConvStem]] = {"linear": LinearStem, "conv": ConvStem}
