@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +106,22 @@ class StudyWriter:
 
 
 @pytest.fixture
-def new_study(tmp_path: Path) -> Callable[..., StudyWriter]:
+def new_study(tmp_path: Path) -> Iterator[Callable[..., StudyWriter]]:
     """Makes an empty study of a name; keywords change what study.json says."""
-    return lambda name="s", **changes: StudyWriter(tmp_path / name, **changes)
+    with contextlib.ExitStack() as opened:
+
+        def make(name: str = "s", **changes: Any) -> StudyWriter:
+            writer = StudyWriter(tmp_path / name, **changes)
+            opened.callback(writer.store.close)
+            return writer
+
+        yield make
 
 
 @pytest.fixture
-def typical_study(tmp_path: Path) -> StudyWriter:
+def typical_study(new_study: Callable[..., StudyWriter]) -> StudyWriter:
     """Three on the front (0, 2, 3), one dominated, a tie, and one of every other end; one still under way."""
-    study = StudyWriter(tmp_path / "s")
+    study = new_study()
     study.add(0.80, 100_000, key="preset-nano", source="preset:nano", curve=(0.5, 0.8), throughput_ips=9000.0)
     study.add(0.79, 120_000, fusion="none", throughput_ips=9500.0, throughput_iqr=190.0)
     study.add(0.90, 200_000, fusion="pairwise", curve=(0.6, 0.9), throughput_ips=5000.0)

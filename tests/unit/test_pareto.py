@@ -1,4 +1,4 @@
-"""Fronts, ranks and hypervolume, against definitions and against Optuna's."""
+"""Fronts, ranks and hypervolume, against their definitions."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from results import plots, plots_progress
 from results.frame import front, load_frame
-from results.plot_style import FUSION_MARKS, fusion_mark, log_ticks
+from results.plot_style import FUSION_MARKS, count_step, fusion_mark, log_ticks
 from results.plots import draw_front_plot, gather_front_plot
 from results.plots_progress import (
     draw_curves,
@@ -22,7 +23,7 @@ from results.plots_progress import (
 
 
 def test_front_plot_gathers_each_trial_once(typical_study: Any, tmp_path: Path) -> None:
-        plot = gather_front_plot(load_frame(tmp_path / "s"), "macs", PRESETS)
+    plot = gather_front_plot(load_frame(tmp_path / "s"), "macs", typical_study.store.study["presets"])
     assert plot is not None
     assert {name: points.x for name, points in plot.groups.items()} == {
         "cross_attention": [100_000, 800_000],
@@ -43,7 +44,7 @@ def test_front_plot_gathers_each_trial_once(typical_study: Any, tmp_path: Path) 
 
 
 def test_hover_names_trial_key_and_architecture(typical_study: Any, tmp_path: Path) -> None:
-        plot = gather_front_plot(load_frame(tmp_path / "s"))
+    plot = gather_front_plot(load_frame(tmp_path / "s"))
     assert plot is not None
     text = plot.front.text[1]
     for part in ("trial 2", "key00002", "patch 4/8", "pairwise", "90.0 %", "200 k FLOPs", "5,000 images/s"):
@@ -51,7 +52,7 @@ def test_hover_names_trial_key_and_architecture(typical_study: Any, tmp_path: Pa
 
 
 def test_drawing_uses_the_scheme_colours_and_a_step_line(typical_study: Any, tmp_path: Path) -> None:
-        plot = gather_front_plot(load_frame(tmp_path / "s"), "macs", PRESETS)
+    plot = gather_front_plot(load_frame(tmp_path / "s"), "macs", typical_study.store.study["presets"])
     assert plot is not None
     figure = draw_front_plot(plot)
     traces = {trace.name: trace for trace in figure.data if trace.name}
@@ -66,7 +67,7 @@ def test_drawing_uses_the_scheme_colours_and_a_step_line(typical_study: Any, tmp
 
 
 def test_throughput_front_steps_down_to_the_fast_side(typical_study: Any, tmp_path: Path) -> None:
-        plot = gather_front_plot(load_frame(tmp_path / "s"), "throughput_ips")
+    plot = gather_front_plot(load_frame(tmp_path / "s"), "throughput_ips")
     assert plot is not None
     line = next(trace for trace in draw_front_plot(plot).data if trace.name == "Pareto front")
     assert line.line.shape == "vh"
@@ -109,7 +110,9 @@ def test_trials_below_the_window_are_counted(new_study: Any, tmp_path: Path) -> 
     assert "below this window: 1 trained and 1 stopped early" in notes
 
 
-def test_many_trials_are_thinned_but_never_the_front(new_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_trials_are_thinned_but_never_the_front(
+    new_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plots, "MAX_POINTS", 10)
     study = new_study()
     for index in range(60):
@@ -132,7 +135,7 @@ def test_text_from_a_ledger_is_escaped_in_plots(new_study: Any, tmp_path: Path) 
 
 
 def test_hypervolume_plot(typical_study: Any, tmp_path: Path) -> None:
-        plot = gather_hypervolume(load_frame(tmp_path / "s"), limit=1_000_000)
+    plot = gather_hypervolume(load_frame(tmp_path / "s"), limit=1_000_000)
     assert plot is not None
     assert plot.trials == list(range(1, 10))
     assert plot.values[0] == pytest.approx(0.8)
@@ -144,7 +147,7 @@ def test_hypervolume_plot(typical_study: Any, tmp_path: Path) -> None:
 
 
 def test_curves_of_the_front(typical_study: Any, tmp_path: Path) -> None:
-        with open(typical_study.store.trial_dir(3) / "curve.jsonl", "a", encoding="utf-8") as file:
+    with open(typical_study.store.trial_dir(3) / "curve.jsonl", "a", encoding="utf-8") as file:
         file.write('{"epoch": 3, "val_acc')
     curves = gather_curves(tmp_path / "s", front(load_frame(tmp_path / "s")))
     assert [curve.trial for curve in curves] == [0, 2, 3]
@@ -167,7 +170,7 @@ def test_more_members_than_curves(new_study: Any, tmp_path: Path, monkeypatch: p
 
 
 def test_fusions(typical_study: Any, tmp_path: Path) -> None:
-        groups = gather_fusions(load_frame(tmp_path / "s"))
+    groups = gather_fusions(load_frame(tmp_path / "s"))
     assert [group.fusion for group in groups] == ["cross_attention", "pairwise", "class_token", "none"]
     assert groups[0].accuracy == pytest.approx([80, 95])
     figure = draw_fusions(groups)
@@ -189,3 +192,17 @@ def test_no_two_schemes_look_alike() -> None:
 )
 def test_ticks_are_round(low: float, high: float, texts: list[str]) -> None:
     assert log_ticks(low, high)[1] == texts
+
+
+def test_ticks_of_counts_are_whole() -> None:
+    assert [count_step(largest) for largest in (0, 1, 10, 11, 20, 21, 64, 1000, 1001)] == [
+        1,
+        1,
+        1,
+        2,
+        2,
+        5,
+        10,
+        100,
+        200,
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from rich.console import Console
+
 from results.frame import front, load_frame
 from results.picks import pick_members
 from results.tables import rich_table, to_csv, to_markdown
@@ -21,7 +22,7 @@ def members_of(path: Path) -> pd.DataFrame:
 
 
 def test_terminal_table_fits_eighty_columns(typical_study: Any, tmp_path: Path) -> None:
-        console = Console(width=80, file=io.StringIO(), color_system=None)
+    console = Console(width=80, file=io.StringIO(), color_system=None)
     console.print(rich_table(members_of(tmp_path / "s")))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(len(line) <= 80 for line in text.splitlines())
@@ -38,7 +39,7 @@ def test_markup_in_a_key_is_shown_as_it_is(new_study: Any, tmp_path: Path) -> No
 
 
 def test_markdown_is_aligned_and_escaped(typical_study: Any, tmp_path: Path) -> None:
-        typical_study.add(0.99, 950_000, key="a|b")
+    typical_study.add(0.99, 950_000, key="a|b")
     lines = to_markdown(members_of(tmp_path / "s")).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].startswith("| trial | accuracy |")

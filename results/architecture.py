@@ -1,0 +1,82 @@
+"""An architecture's record (``ArchConfig.to_dict``) as columns and in words. Fields left out are at their default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+FUSION_LABELS: dict[str, str] = {
+    "none": "no fusion",
+    "all_attention": "all-attention",
+    "class_token": "class-token",
+    "pairwise": "pairwise",
+    "cross_attention": "cross-attention",
+    "mixed": "mixed fusion",
+}
+
+_DEFAULTS: dict[str, Any] = {"mlp_ratio": 4.0, "stem": "linear", "fusion": "cross_attention"}
+
+COLUMNS = ("fusion", "patches", "widths", "depths", "num_encoders", "heads", "mlp_ratios", "stem")
+
+
+def arch_columns(arch: Mapping[str, Any]) -> dict[str, Any]:
+    """One short value for each of ``COLUMNS``: 'patches' as '4/8', 'depths' as '1+2', 'fusion' a name or 'mixed'."""
+    branches, encoders = _parts(arch, "branches"), _parts(arch, "encoders")
+    fusions = dict.fromkeys(_read(encoder, "fusion") for encoder in encoders)
+    return {
+        "fusion": next(iter(fusions), "") if len(fusions) < 2 else "mixed",
+        "patches": _join(branch.get("patch_size", "?") for branch in branches),
+        "widths": _join(branch.get("embed_dim", "?") for branch in branches),
+        "depths": _depths(encoders),
+        "num_encoders": len(encoders),
+        "heads": _fold(branch.get("num_heads", "?") for branch in branches),
+        "mlp_ratios": _fold(f"{_read(branch, 'mlp_ratio'):g}" for branch in branches),
+        "stem": _fold(_read(branch, "stem") for branch in branches),
+    }
+
+
+def describe_arch(arch: Mapping[str, Any]) -> str:
+    """The architecture in words: 'patch 4/8, width 32/64, K=2, depth 1+2, cross-attention, linear stem, ...'."""
+    if not _parts(arch, "branches"):
+        return ""
+    return describe_columns(arch_columns(arch))
+
+
+def describe_columns(columns: Mapping[str, Any]) -> str:
+    """The words of ``describe_arch`` from the values of ``arch_columns``."""
+    fusion = str(columns["fusion"])
+    parts = [
+        f"patch {columns['patches']}",
+        f"width {columns['widths']}",
+        f"K={columns['num_encoders']}",
+        f"depth {columns['depths']}",
+        FUSION_LABELS.get(fusion, fusion),
+        f"{columns['stem']} stem",
+        f"heads {columns['heads']}",
+        f"MLP x{columns['mlp_ratios']}",
+    ]
+    return ", ".join(parts)
+
+
+def _parts(arch: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    parts = arch.get(name, [])
+    return [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, (list, tuple)) else []
+
+
+def _read(part: Mapping[str, Any], name: str) -> Any:
+    return part.get(name, _DEFAULTS[name])
+
+
+def _depths(encoders: Iterable[Mapping[str, Any]]) -> str:
+    """'1+2' when all encoders are alike, else each in turn: '1+2, 1+3'."""
+    return _fold(("+".join(str(depth) for depth in encoder.get("depths", ())) for encoder in encoders), between=", ")
+
+
+def _join(values: Iterable[Any], between: str = "/") -> str:
+    return between.join(str(value) for value in values)
+
+
+def _fold(values: Iterable[Any], between: str = "/") -> str:
+    """One value where all are the same."""
+    texts = [str(value) for value in values]
+    return texts[0] if len(set(texts)) == 1 else between.join(texts)

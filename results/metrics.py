@@ -1,0 +1,47 @@
+"""The metrics of a trial that people compare: which way is better, and how each is named and written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from results.units import human_count, per_second, percent
+
+ACCURACY = "val_accuracy"
+
+
+class Metric(NamedTuple):
+    """A column of the trials. ``axis`` is its axis title, ``write`` turns a value into text."""
+
+    name: str
+    label: str
+    axis: str
+    maximise: bool
+    write: Callable[[float], str]
+
+    def log_cost(self, value: float) -> float:
+        """log10 of the value, turned so that lower is better; NaN where there is no logarithm."""
+        if not (math.isfinite(value) and value > 0):
+            return math.nan
+        return -math.log10(value) if self.maximise else math.log10(value)
+
+
+def cost_metric(name: str) -> Metric:
+    """The metric that a front may set against accuracy. Raises ValueError naming the known ones."""
+    if name not in COSTS:
+        raise ValueError(f"no front over the cost {name!r}; known: {', '.join(sorted(COSTS))}")
+    return COSTS[name]
+
+
+ACCURACY_METRIC = Metric(ACCURACY, "validation accuracy", "validation accuracy (%)", True, percent)
+
+COSTS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("macs", "FLOPs", "FLOPs (multiply-adds), log scale", False, human_count),
+        Metric("params", "parameters", "parameters, log scale", False, human_count),
+        Metric("activations", "activations", "activations (values), log scale", False, human_count),
+        Metric("throughput_ips", "throughput", "measured throughput (images/s), log scale", True, per_second),
+    )
+}

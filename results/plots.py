@@ -1,0 +1,257 @@
+"""Accuracy against a cost: first the numbers (``gather_front_plot``), then the drawing (``draw_front_plot``)."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from results.frame import complete, front
+from results.metrics import ACCURACY, Metric, cost_metric
+from results.plot_style import (
+    FAINT,
+    INK,
+    add_note,
+    fusion_label,
+    fusion_mark,
+    fusion_order,
+    hover_texts,
+    log_ticks,
+    new_figure,
+)
+from results.units import plural
+
+MAX_POINTS = 4000
+"""Points drawn beside the front; of more, an even sample in the order of the trials is drawn, and the plot says so."""
+
+_MANY = 20
+
+
+class Points(NamedTuple):
+    """Trials to draw alike: cost, accuracy in percent, hover text, and which are on the front."""
+
+    x: list[float]
+    y: list[float]
+    text: list[str]
+    on_front: list[bool]
+
+
+class CostMark(NamedTuple):
+    """A preset that was not trained: only its cost is known."""
+
+    name: str
+    x: float
+
+
+class FrontPlot(NamedTuple):
+    """The numbers of one plot of accuracy (percent) against a cost."""
+
+    cost: Metric
+    groups: dict[str, Points]
+    stopped: Points
+    front: Points
+    presets: dict[str, Points]
+    cost_marks: list[CostMark]
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    num_below: int
+    num_left_out: int
+
+
+def gather_front_plot(
+    frame: pd.DataFrame, cost: str = "macs", presets: Sequence[Mapping[str, Any]] = ()
+) -> FrontPlot | None:
+    """The numbers to draw; None when no trial has both an accuracy and this cost.
+
+    ``presets`` are rows with name, arch_key and costs. One whose arch_key was trained to the end becomes a star at its
+    own accuracy; any other a mark at its cost, if that lies near the trials'.
+    """
+    metric = cost_metric(cost)
+    rows = _positive(complete(frame, cost), cost)
+    if rows.empty:
+        return None
+    members = _positive(front(frame, cost), cost)
+    drawn = _thinned(rows, members)
+    all_stopped = _stopped(frame, cost)
+    stopped = _thinned(all_stopped, members.iloc[:0])
+    groups = {name: _points(drawn[drawn["fusion"] == name], cost, members) for name in fusion_order(drawn["fusion"])}
+    trained = _trained_presets(rows, presets)
+    x_range = _x_range([*rows[cost], *stopped[cost]])
+    y_range = _y_range(rows, members)
+    return FrontPlot(
+        cost=metric,
+        groups=groups,
+        stopped=_points(stopped, cost, members),
+        front=_points(members, cost, members),
+        presets={name: _points(preset_rows, cost, members) for name, preset_rows in trained.items()},
+        cost_marks=_cost_marks(presets, cost, set(trained), x_range),
+        x_range=x_range,
+        y_range=y_range,
+        num_below=int((100 * rows[ACCURACY] < y_range[0]).sum()),
+        num_left_out=len(rows) - len(drawn) + len(all_stopped) - len(stopped),
+    )
+
+
+def draw_front_plot(plot: FrontPlot) -> go.Figure:
+    """Trials by fusion scheme, the front as a step line, stopped trials as faint crosses, presets as stars or lines."""
+    figure = new_figure(plot.cost.axis, "validation accuracy (%)")
+    _draw_cost_marks(figure, plot)
+    _draw_step(figure, plot)
+    _draw_stopped(figure, plot.stopped)
+    for fusion, points in plot.groups.items():
+        _draw_group(figure, fusion, points)
+    for name, points in plot.presets.items():
+        _draw_preset(figure, name, points)
+    values, texts = log_ticks(*plot.x_range)
+    figure.update_xaxes(type="log", range=[math.log10(end) for end in plot.x_range], tickvals=values, ticktext=texts)
+    figure.update_yaxes(range=plot.y_range)
+    # The empty corner: cheap and accurate is where the front is, dear and poor is where nothing is drawn.
+    add_note(figure, _note(plot), "left" if plot.cost.maximise else "right")
+    return figure
+
+
+# Gathering -----------------------------------------------------------------------------------------------------------
+
+
+def _positive(rows: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """A cost of zero has no place on a log scale."""
+    return rows[rows[cost] > 0]
+
+
+def _stopped(frame: pd.DataFrame, cost: str) -> pd.DataFrame:
+    rows = frame[frame["status"] == "stopped"]
+    return _positive(rows[np.isfinite(rows[[ACCURACY, cost]].to_numpy(dtype=float)).all(axis=1)], cost)
+
+
+def _thinned(rows: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+    if len(rows) <= MAX_POINTS:
+        return rows
+    keep = rows["trial"].isin(members["trial"]).to_numpy(copy=True)
+    keep[np.linspace(0, len(rows) - 1, MAX_POINTS).astype(int)] = True
+    return rows[keep]
+
+
+def _points(rows: pd.DataFrame, cost: str, members: pd.DataFrame) -> Points:
+    on_front = [bool(value) for value in rows["trial"].isin(members["trial"])]
+    return Points(rows[cost].tolist(), (100 * rows[ACCURACY]).tolist(), hover_texts(rows), on_front)
+
+
+def _trained_presets(rows: pd.DataFrame, presets: Sequence[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
+    names = {str(preset.get("arch_key", "")): str(preset.get("name", "preset")) for preset in presets}
+    found = rows[rows["arch_key"].isin(list(names)) | rows["source"].str.startswith("preset")]
+    # A preset that the study proposed itself is named by its source, as 'preset:crossvit_nano_16'.
+    proposed = [source.partition(":")[2] for source in found["source"]]
+    labels = [names.get(key) or name or f"preset {key[:8]}" for key, name in zip(found["arch_key"], proposed)]
+    return {name: found[[label == name for label in labels]] for name in dict.fromkeys(labels)}
+
+
+def _cost_marks(
+    presets: Sequence[Mapping[str, Any]], cost: str, trained: set[str], x_range: tuple[float, float]
+) -> list[CostMark]:
+    marks = [CostMark(str(preset.get("name", "")), float(preset.get(cost) or math.nan)) for preset in presets]
+    near = [mark for mark in marks if mark.name not in trained and x_range[0] <= mark.x <= x_range[1]]
+    return sorted(near, key=lambda mark: (mark.x, mark.name))
+
+
+def _x_range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    pad = max(0.06 * math.log10(high / low), 0.05)
+    return low / 10**pad, high * 10**pad
+
+
+def _y_range(rows: pd.DataFrame, members: pd.DataFrame) -> tuple[float, float]:
+    """The whole front and, of many trials, the better nine tenths: a few bad ones must not flatten it."""
+    accuracy = 100 * rows[ACCURACY]
+    usual = float(accuracy.quantile(0.1 if len(rows) >= _MANY else 0))
+    low = min(usual, float(100 * members[ACCURACY].min()))
+    high = float(accuracy.max())
+    pad = max(0.08 * (high - low), 0.5)
+    return low - pad, high + pad
+
+
+# Drawing -------------------------------------------------------------------------------------------------------------
+
+
+def _draw_step(figure: go.Figure, plot: FrontPlot) -> None:
+    """From each member on, its accuracy can be had for its cost: flat until the next one, then up."""
+    # On an axis where more is better the last member is the fastest, and what it reaches holds for all that is slower.
+    shape = "vh" if plot.cost.maximise else "hv"
+    order = np.argsort(plot.front.x, kind="stable")
+    x, y = [plot.front.x[i] for i in order], [plot.front.y[i] for i in order]
+    edge = plot.x_range[0 if plot.cost.maximise else 1]
+    x, y = ([edge, *x], [y[0], *y]) if plot.cost.maximise else ([*x, edge], [*y, y[-1]])
+    line = {"color": INK, "width": 1.5, "shape": shape}
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name="Pareto front", hoverinfo="skip"))
+
+
+def _draw_group(figure: go.Figure, fusion: str, points: Points) -> None:
+    mark = fusion_mark(fusion)
+    marker = {
+        "color": mark.colour,
+        "symbol": mark.symbol,
+        "size": [11 if member else 7 for member in points.on_front],
+        "opacity": [1.0 if member else 0.65 for member in points.on_front],
+        "line": {"color": INK, "width": [1.5 if member else 0 for member in points.on_front]},
+    }
+    _add_markers(figure, points, fusion_label(fusion), marker)
+
+
+def _draw_stopped(figure: go.Figure, points: Points) -> None:
+    if points.x:
+        marker = {"color": FAINT, "symbol": "x-thin", "size": 6, "line": {"color": FAINT, "width": 1.2}}
+        _add_markers(figure, points, "stopped early", marker)
+
+
+def _draw_preset(figure: go.Figure, name: str, points: Points) -> None:
+    marker = {"color": "#ddaa33", "symbol": "star", "size": 15, "line": {"color": INK, "width": 1}}
+    label = html.escape(name)
+    points = points._replace(text=[f"<b>{label}</b> (preset)<br>{text}" for text in points.text])
+    _add_markers(figure, points, label, marker, showlegend=False)
+    for x, y in zip(points.x, points.y):
+        label_place = {"x": math.log10(x), "y": y, "yshift": -16, "showarrow": False}
+        figure.add_annotation(text=label, font={"size": 11, "color": INK}, **label_place)
+
+
+def _draw_cost_marks(figure: go.Figure, plot: FrontPlot) -> None:
+    for mark in plot.cost_marks:
+        label = html.escape(mark.name)
+        text = f"<b>{label}</b> (preset, not trained here)<br>{plot.cost.write(mark.x)} {plot.cost.label}"
+        line = {"color": FAINT, "width": 1, "dash": "dot"}
+        ends = {"x": [mark.x, mark.x], "y": list(plot.y_range), "text": [text, text]}
+        figure.add_trace(
+            go.Scatter(**ends, mode="lines", line=line, showlegend=False, hovertemplate="%{text}<extra></extra>")
+        )
+    for mark in _with_room(plot):
+        place = {"x": math.log10(mark.x), "y": 0.08, "yref": "paper", "yanchor": "bottom", "xshift": -7}
+        style = {"textangle": -90, "showarrow": False, "font": {"size": 11, "color": INK}}
+        figure.add_annotation(text=html.escape(mark.name), **place, **style)
+
+
+def _with_room(plot: FrontPlot) -> list[CostMark]:
+    """The marks whose labels do not run into the one before; the rest name themselves when pointed at."""
+    width = math.log10(plot.x_range[1] / plot.x_range[0])
+    kept: list[CostMark] = []
+    for mark in plot.cost_marks:
+        if not kept or math.log10(mark.x / kept[-1].x) > 0.05 * width:
+            kept.append(mark)
+    return kept
+
+
+def _add_markers(figure: go.Figure, points: Points, name: str, marker: dict[str, Any], showlegend: bool = True) -> None:
+    trace = go.Scatter(x=points.x, y=points.y, text=points.text, mode="markers", name=name, marker=marker)
+    figure.add_trace(trace.update(hovertemplate="%{text}<extra></extra>", showlegend=showlegend))
+
+
+def _note(plot: FrontPlot) -> str:
+    floor = plot.y_range[0]
+    stopped = sum(accuracy < floor for accuracy in plot.stopped.y)
+    counts = [f"{plot.num_below:,} trained" if plot.num_below else "", f"{stopped:,} stopped early" if stopped else ""]
+    below = " and ".join(count for count in counts if count)
+    below = f"below this window: {below}" if below else ""
+    hidden = f"{plural(plot.num_left_out, 'trial')} left out for clarity" if plot.num_left_out else ""
+    return " · ".join(part for part in (below, hidden) if part)

@@ -1,0 +1,187 @@
+"""How a study went: hypervolume over trials, learning curves, accuracy by fusion. Each: gather, then draw."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from results.frame import complete, progress
+from results.metrics import ACCURACY, Metric, cost_metric
+from results.plot_style import (
+    GRID,
+    add_note,
+    count_step,
+    fusion_label,
+    fusion_mark,
+    fusion_order,
+    hover_texts,
+    new_figure,
+)
+
+MAX_CURVES = 24
+MAX_POINTS = 4000
+
+
+class HypervolumePlot(NamedTuple):
+    """Hypervolume after each finished trial, and the corner it is measured from."""
+
+    cost: Metric
+    trials: list[int]
+    values: list[float]
+    reference_error: float
+    reference_cost: float
+
+
+class Curve(NamedTuple):
+    """Validation accuracy (percent) by epoch of one front member. ``label_y`` is where its label has room."""
+
+    trial: int
+    fusion: str
+    epochs: list[int]
+    accuracy: list[float]
+    text: str
+    label_y: float
+
+
+class FusionGroup(NamedTuple):
+    """Accuracies (percent) of the finished trials of one fusion scheme."""
+
+    fusion: str
+    accuracy: list[float]
+    text: list[str]
+
+
+def gather_hypervolume(frame: pd.DataFrame, cost: str = "macs", limit: float | None = None) -> HypervolumePlot | None:
+    """See ``frame.progress``. None while the hypervolume is zero."""
+    values, reference = progress(frame, cost, limit)
+    if not len(values) or values[-1] == 0:
+        return None
+    metric = cost_metric(cost)
+    corner = 10 ** (-reference[1] if metric.maximise else reference[1])
+    return HypervolumePlot(metric, list(range(1, len(values) + 1)), values.tolist(), float(reference[0]), float(corner))
+
+
+def draw_hypervolume(plot: HypervolumePlot) -> go.Figure:
+    """A step line that never falls."""
+    figure = new_figure("finished trials", "hypervolume")
+    steps = _corners(plot.values)
+    x, y = [plot.trials[i] for i in steps], [plot.values[i] for i in steps]
+    line = {"color": "#0077bb", "width": 2, "shape": "hv"}
+    hover = "after %{x} trials: %{y:.4f}<extra></extra>"
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hovertemplate=hover))
+    add_note(figure, f"measured from accuracy 0 and {plot.cost.write(plot.reference_cost)} {plot.cost.label}")
+    figure.update_xaxes(dtick=count_step(len(plot.trials)))
+    figure.update_layout(height=340)
+    return figure
+
+
+def gather_curves(study_dir: Path, members: pd.DataFrame) -> list[Curve]:
+    """The learning curves that the members of a front left in trials/<number>/curve.jsonl.
+
+    Of more than ``MAX_CURVES`` members, an even sample along the front.
+    """
+    if len(members) > MAX_CURVES:
+        members = members.iloc[np.linspace(0, len(members) - 1, MAX_CURVES).round().astype(int)]
+    curves = []
+    for trial, fusion, text in zip(members["trial"], members["fusion"], hover_texts(members)):
+        points = list(_read_curve(study_dir / "trials" / f"{trial:05d}" / "curve.jsonl"))
+        if points:
+            epochs, accuracy = zip(*points)
+            curves.append(Curve(int(trial), str(fusion), list(epochs), list(accuracy), text, accuracy[-1]))
+    return _spread_labels(curves)
+
+
+def draw_curves(curves: list[Curve]) -> go.Figure:
+    """One line a member in the colour of its fusion scheme, its trial's number at its end."""
+    figure = new_figure("epoch", "validation accuracy (%)")
+    named: set[str] = set()
+    for curve in curves:
+        line = {"color": fusion_mark(curve.fusion).colour, "width": 1.8}
+        trace = go.Scatter(x=curve.epochs, y=curve.accuracy, mode="lines+markers", line=line, marker={"size": 4})
+        hover = f"{curve.text}<br>epoch %{{x}}: %{{y:.1f}} %<extra></extra>"
+        group = {"legendgroup": curve.fusion, "showlegend": curve.fusion not in named}
+        figure.add_trace(trace.update(name=fusion_label(curve.fusion), hovertemplate=hover, **group))
+        named.add(curve.fusion)
+        place = {"x": curve.epochs[-1], "y": curve.label_y, "xanchor": "left", "xshift": 6, "showarrow": False}
+        figure.add_annotation(text=f"#{curve.trial}", font={"size": 11, "color": line["color"]}, **place)
+    figure.update_yaxes(range=list(_curve_window(curves)))
+    figure.update_xaxes(dtick=count_step(max(curve.epochs[-1] for curve in curves)))
+    figure.update_layout(margin={"r": 44})
+    return figure
+
+
+def gather_fusions(frame: pd.DataFrame, cost: str = "macs") -> list[FusionGroup]:
+    """The finished trials by fusion scheme, in the palette's order; of more than ``MAX_POINTS``, an even sample."""
+    rows = complete(frame, cost)
+    if len(rows) > MAX_POINTS:
+        rows = rows.iloc[np.linspace(0, len(rows) - 1, MAX_POINTS).astype(int)]
+    groups = []
+    for fusion in fusion_order(rows["fusion"]):
+        part = rows[rows["fusion"] == fusion]
+        groups.append(FusionGroup(fusion, (100 * part[ACCURACY]).tolist(), hover_texts(part)))
+    return groups
+
+
+def draw_fusions(groups: list[FusionGroup]) -> go.Figure:
+    """A box and its points for each scheme, best median on top."""
+    figure = new_figure("validation accuracy (%)", "")
+    for group in sorted(groups, key=lambda group: (float(np.median(group.accuracy)), group.fusion)):
+        mark = fusion_mark(group.fusion)
+        name = f"{fusion_label(group.fusion)} ({len(group.accuracy)})"
+        box = go.Box(x=group.accuracy, text=group.text, name=name, boxpoints="all", jitter=0.5, pointpos=0)
+        marker = {"color": mark.colour, "symbol": mark.symbol, "size": 6, "opacity": 0.6}
+        style = {"line": {"color": mark.colour, "width": 1.2}, "fillcolor": GRID}
+        figure.add_trace(box.update(marker=marker, hoveron="points", hovertemplate="%{text}<extra></extra>", **style))
+    figure.update_layout(showlegend=False, height=90 + 62 * max(len(groups), 1), boxgap=0.35)
+    figure.update_yaxes(showline=False, ticks="")
+    figure.update_xaxes(showgrid=True)
+    return figure
+
+
+def _corners(values: list[float]) -> list[int]:
+    """Where the line changes, and its ends: all that a step line needs."""
+    changes = [i for i in range(1, len(values)) if values[i] != values[i - 1]]
+    return sorted({0, *changes, len(values) - 1})
+
+
+def _read_curve(path: Path) -> Iterator[tuple[int, float]]:
+    """(epoch, accuracy in percent) of each whole line; a curve is a by-product, so a torn line ends it quietly."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            point = json.loads(line)
+            epoch, accuracy = int(point["epoch"]), 100 * float(point[ACCURACY])
+        except (ValueError, KeyError, TypeError):
+            return
+        if math.isfinite(accuracy):
+            yield epoch, accuracy
+
+
+def _curve_window(curves: list[Curve]) -> tuple[float, float]:
+    """Around all ends and most of the points; the first epochs, near chance, may fall out below."""
+    values = np.array([value for curve in curves for value in curve.accuracy])
+    low = min(float(np.quantile(values, 0.1)), *(curve.accuracy[-1] for curve in curves))
+    high = float(values.max())
+    pad = max(0.06 * (high - low), 0.5)
+    return low - pad, high + pad
+
+
+def _spread_labels(curves: list[Curve]) -> list[Curve]:
+    """Move labels of lines that end close together down until each has room."""
+    if not curves:
+        return []
+    low, high = _curve_window(curves)
+    gap, previous = 0.045 * (high - low), math.inf
+    placed: dict[int, float] = {}
+    for curve in sorted(curves, key=lambda curve: (-curve.accuracy[-1], curve.trial)):
+        previous = min(curve.accuracy[-1], previous - gap)
+        placed[curve.trial] = previous
+    return [curve._replace(label_y=placed[curve.trial]) for curve in curves]
