@@ -1,9 +1,12 @@
-"""Self-attention and the transformer block, which can be asked for the rows alone that someone will read."""
+"""Self-attention and the transformer block, which can be asked for the rows alone that someone will read.
+
+The FFN and stochastic depth are timm's, written out: importing timm loads torchvision and torch's compiler, which
+triples the time until a worker process is ready.
+"""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from crossvit_core import cost
@@ -14,6 +17,34 @@ NORM_EPS = 1e-6  # the published networks'; torch's default is 1e-5
 def norm_layer(width: int) -> nn.LayerNorm:
     """LayerNorm as every part of the network uses it."""
     return nn.LayerNorm(width, eps=NORM_EPS)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): in training, leaves out whole samples and scales up the others."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...); all of x in evaluation."""
+        if not self.training:
+            return x
+        kept = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.drop_prob)
+        return x * kept / (1 - self.drop_prob)
+
+
+class Mlp(nn.Module):
+    """The FFN: Linear, exact GELU, Linear (paper section 3.1)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, width)."""
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 def drop_path_layer(rate: float) -> nn.Module:

@@ -18,9 +18,13 @@ TRAIN_SHARE = 0.10  # of each training class, when only one of the two is missin
 
 
 def encode_labels(contents: Contents) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Labels as indices into the class names, by part. Raises DataError for one class, or labels of mixed kinds."""
+    """Labels as indices into the class names, by part; training first, in whatever order files were found.
+
+    Raises DataError for one class, or labels of mixed kinds.
+    """
+    parts = [name for name in (POOL, *SPLITS) if name in contents.parts]
     if contents.class_names is not None:
-        labels = {name: _check_range(contents, name) for name in contents.parts}
+        labels = {name: _check_range(contents, name) for name in parts}
         names = contents.class_names
     else:
         values = {label for part in contents.parts.values() for label in part.labels}
@@ -29,8 +33,7 @@ def encode_labels(contents: Contents) -> tuple[dict[str, np.ndarray], tuple[str,
         classes = sorted(values)
         position = {value: index for index, value in enumerate(classes)}
         labels = {
-            name: np.array([position[label] for label in part.labels], dtype=np.int64)
-            for name, part in contents.parts.items()
+            name: np.array([position[label] for label in contents.parts[name].labels], dtype=np.int64) for name in parts
         }
         names = tuple(str(value) for value in classes)
     if len(names) < 2:

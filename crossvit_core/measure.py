@@ -8,7 +8,6 @@ CPU one thread is timed by its CPU time, which other processes hardly touch; on 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -220,10 +219,10 @@ def _warm_up(network: nn.Module, images: Tensor, window: float, timer: _Timer) -
     """Run windows until three in a row agree within 5 %; a slow network gets fewer."""
     timer(network, images, 1)
     seconds: list[float] = []
-    calls = max(1, math.ceil(window / timer(network, images, 1)[0]))
+    calls = max(1, round(window / timer(network, images, 1)[0]))
     for _ in range(_MAX_WARM_UP):
         seconds.append(timer(network, images, calls)[0] / calls)
-        calls = max(1, math.ceil(window / seconds[-1]))
+        calls = max(1, round(window / seconds[-1]))
         last = seconds[-_STABLE_WINDOWS:]
         if len(last) == _STABLE_WINDOWS and max(last) <= min(last) * (1 + _STABLE_WITHIN):
             return _Plan(network, calls, seconds[-1] * calls, True)

@@ -1,4 +1,4 @@
-"""How a candidate is trained, as plain data. Imports neither torch nor timm, so that a study can be described cheaply."""
+"""How a candidate is trained, as plain data. Imports neither torch nor timm, to describe a study cheaply."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossvit_core.config import suggest
+
+AUGMENT_NAMES = ("none", "shift1", "shift", "flip", "shift_flip")
 
 
 class RecipeError(ValueError):
@@ -44,6 +46,8 @@ class TrainRecipe:
             wrong_type = isinstance(value, bool) or not isinstance(value, (int, float))
             if wrong_type or not low <= value <= high:
                 raise RecipeError(f"{name} must be from {low} to {high}, got {value!r}")
+        if self.augment not in AUGMENT_NAMES:
+            raise RecipeError(f"unknown augment {self.augment!r}; {suggest(str(self.augment), AUGMENT_NAMES)}")
         for name in ("epochs", "batch_size"):
             if not isinstance(getattr(self, name), int):
                 raise RecipeError(f"{name} must be a whole number, got {getattr(self, name)!r}")

@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.optim import param_groups_weight_decay
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crossvit_core.augment import augment, mixup, normalize
 from crossvit_core.data import ImageData
@@ -134,7 +133,7 @@ class _Trainer:
     ) -> None:
         self.model, self.train, self.recipe, self.num_classes = model, train, recipe, num_classes
         self.device = device
-        self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        self.ema = _averaged(model, recipe.ema_decay) if recipe.ema_decay else None
         self.optimizer = _make_optimizer(model, recipe)
         self.generator = torch.Generator(device).manual_seed(seed)
         # Drop path draws from the global stream.
@@ -181,15 +180,25 @@ class _Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         self.optimizer.step()
         if self.ema is not None:
-            self.ema.update(self.model, step=self.step)
+            self.ema.update_parameters(self.model)
         self.step += 1
         return loss.detach()
 
 
+def _averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of the weights, updated after every step."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
 def _make_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
     """AdamW that decays matrices only: neither biases, norms, position embeddings nor class tokens."""
-    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-    groups = param_groups_weight_decay(model, recipe.weight_decay, exempt)
+    list_exempt = getattr(model, "no_weight_decay", set)
+    exempt: set[str] = list_exempt()
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (plain if parameter.ndim <= 1 or name in exempt else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2), fused=True)
 
 

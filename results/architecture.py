@@ -58,6 +58,12 @@ def describe_columns(columns: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def abbreviate_columns(columns: Mapping[str, Any]) -> str:
+    """One short line, 'cross-attention 4/8 32/64 2x(1+2)': fusion, patches, widths, K x (depths)."""
+    fusion = FUSION_LABELS.get(str(columns["fusion"]), str(columns["fusion"]))
+    return f"{fusion} {columns['patches']} {columns['widths']} {columns['num_encoders']}x({columns['depths']})"
+
+
 def _parts(arch: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     parts = arch.get(name, [])
     return [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, (list, tuple)) else []

@@ -120,7 +120,7 @@ class StudyStore:
         _sync_folder(target.parent)
 
     def append(self, event: Event) -> None:
-        """Add an event and return when it is on the disk. Raises LedgerError, with the ledger as before, if it fails."""
+        """Add an event and return when it is on the disk. Raises LedgerError, with the ledger as before."""
         line = json.dumps(encode_event(event), separators=(",", ":"), allow_nan=False).encode() + b"\n"
         try:
             ledger = self._open_ledger()

@@ -9,10 +9,12 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
+from results.architecture import COLUMNS, abbreviate_columns
 from results.metrics import ACCURACY
 from results.units import human_count, percent, with_spread
 
 KEY_LENGTH = 8
+ABBREVIATION_NOTE = "architecture: fusion, patches, widths, K x (depths) of the two branches"
 FRONT_NOTE = "FLOPs are multiply-adds; ± is half the interquartile range of the throughput"
 
 
@@ -32,9 +34,10 @@ def front_cells(members: pd.DataFrame) -> Cells:
 
 
 def rich_table(members: pd.DataFrame, title: str = "Pareto front") -> Table:
-    """For the terminal, readable at 80 columns: the architecture wraps, nothing else does."""
-    cells = front_cells(members)
-    table = Table(title=escape(title), caption=FRONT_NOTE, show_edge=False, pad_edge=False, box=None)
+    """For the terminal, readable at 80 columns: the architecture is abbreviated and wraps, nothing else does."""
+    cells = front_cells(members.assign(architecture=_abbreviations(members)))
+    caption = f"{FRONT_NOTE};\n{ABBREVIATION_NOTE}"
+    table = Table(title=escape(title), caption=caption, show_edge=False, pad_edge=False, box=None)
     for name, numeric in zip(cells.header, cells.numeric):
         table.add_column(name, justify="right" if numeric else "left", no_wrap=name != "architecture")
     for row in cells.rows:
@@ -59,6 +62,10 @@ def to_csv(rows: pd.DataFrame) -> str:
 
 
 _FRONT_COLUMNS = ("trial", ACCURACY, "macs", "params", "throughput_ips", "throughput_iqr", "arch_key", "architecture")
+
+
+def _abbreviations(members: pd.DataFrame) -> list[str]:
+    return [abbreviate_columns(row) for row in members[list(COLUMNS)].to_dict("records")]
 
 
 def _front_row(

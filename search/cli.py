@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from search.session import Session
     from search.study import Study, StudyConfig
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -163,7 +164,17 @@ def _search(config: StudyConfig) -> None:
     if session.stop_reason:
         console.print(f"the search ended early: {session.stop_reason}", markup=False)
     _show_results(study.path, console)
+    _check_success(session)
     _show_next(study, console)
+
+
+def _check_success(session: Session) -> None:
+    """A study in which nothing worked has failed, though every trial is on record."""
+    from search.session import StudyFailedError
+
+    outcomes = session.outcomes
+    if outcomes and all(outcome.status in ("failed", "lost") for outcome in outcomes):
+        raise StudyFailedError(f"none of {len(outcomes)} trials succeeded; the last one said: {outcomes[-1].error}")
 
 
 def _headline(study: Study) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from results.architecture import arch_columns
+from results.architecture import abbreviate_columns, arch_columns
 from results.pareto import hypervolume, reference_point
 from results.records import Asked, Event, Finished
 from results.units import duration, human_count, per_second, percent
@@ -69,17 +69,23 @@ class SearchProgress:
     def _on_asked(self) -> None:
         if self._first_asked is None:
             self._first_asked = time.monotonic()
-            waited = self._first_asked - self._start
-            self._console.print(f"first trial handed out after {waited:.0f} s", style="dim")
         self._refresh()
+
+    def _note_start(self, finished: Finished) -> None:
+        """Once, from the first outcome: how long workers took to get ready."""
+        if self._bar is None and self._done == self._done_before + 1:
+            waited = time.monotonic() - self._start - finished.seconds
+            self._console.print(f"first trial under way after {max(0.0, waited):.0f} s", markup=False)
 
     def _on_finished(self, finished: Finished) -> None:
         self._done += 1
         self._add_point(finished)
+        self._note_start(finished)
         width = len(str(self._total))
         line = f"[{self._done:>{width}}/{self._total}] #{finished.trial:<{width}} {_outcome_words(finished)}"
-        if self._bar is None:
-            line += f"  | {self._standing()}"
+        standing = self._standing()
+        if self._bar is None and standing:
+            line += f"  | {standing}"
         style = None if finished.status == "ok" else "yellow"
         self._console.print(line, style=style, markup=False, soft_wrap=True)
         self._refresh()
@@ -117,14 +123,7 @@ def _outcome_words(finished: Finished) -> str:
         f"{human_count(metrics['macs']):>6} FLOPs" if "macs" in metrics else "",
         f"{per_second(metrics['throughput_ips']):>7} img/s" if "throughput_ips" in metrics else "",
         f"{finished.seconds:3.0f} s",
-        _arch_words(finished),
+        abbreviate_columns(arch_columns(finished.arch)),
         "(stopped early)" if finished.status == "stopped" else "",
     ]
     return "  ".join(filter(None, parts))
-
-
-def _arch_words(finished: Finished) -> str:
-    """The architecture as far as it fits on a line: 'cross-attention 4/8 32/64 2x(1+2)'."""
-    columns = arch_columns(finished.arch)
-    fusion = columns["fusion"].replace("_", "-")
-    return f"{fusion} {columns['patches']} {columns['widths']} {columns['num_encoders']}x({columns['depths']})"

@@ -6,6 +6,7 @@ ledger behind that everything else is made from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +96,8 @@ class Study:
 
 def resolve_study(config: StudyConfig) -> Study:
     """Make every choice that the config leaves open. Raises an error of the part that is at fault."""
+    _check_sampler(config.sampler)
+    _check_device(config.device)
     file = load_space(config.space)
     settings = _merged_settings(file, config)
     data_name = config.data or settings.pop("data", None)
@@ -105,7 +108,7 @@ def resolve_study(config: StudyConfig) -> Study:
         raise StudyConfigError(f"trials must be a whole number of at least 1, got {trials!r}")
     name = check_study_name(config.name or _default_name(file.space.name, data_name, config.seed))
     path = config.runs_dir / name
-    data = load_dataset(data_name, image_size=file.space.base.size, cache_dir=_make_cache_dir(config.runs_dir))
+    data = _load_data(data_name, file.space, config.runs_dir)
     if data.cache_path is None:
         raise StudyConfigError(f"the dataset {data_name!r} has no cache that workers could share")
     measure = _measure_plan(settings)
@@ -120,7 +123,7 @@ def resolve_study(config: StudyConfig) -> Study:
         keep_weights=config.keep_weights,
     )
     space = file.space.for_data(num_classes=data.num_classes, in_channels=data.in_channels)
-    objectives = find_objectives(config.objectives)
+    objectives = _find_objectives(config.objectives)
     return Study(name, path, space, data, objectives, trials, config.sampler, config.seed, plan)
 
 
@@ -226,14 +229,35 @@ def _default_name(space: str, data: str, seed: int) -> str:
     return f"{name}-seed{seed}" if seed else name
 
 
-def _make_cache_dir(runs_dir: Path) -> Path:
-    """Where decoded datasets are kept. Made here, so that a folder that cannot be written is said to be one."""
-    cache = runs_dir / ".data"
+def _load_data(name: str, space: Space, runs_dir: Path) -> ImageData:
+    """The dataset at the space's image size, cached beside the studies."""
+    cache_dir = runs_dir / ".data"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        return load_dataset(name, image_size=space.base.size, cache_dir=cache_dir)
     except OSError as error:
-        raise StoreError(f"cannot write to {runs_dir}: {error.strerror or error}") from error
-    return cache
+        raise StoreError(f"cannot write to {cache_dir}: {error.strerror or error}") from error
+
+
+def _find_objectives(names: tuple[str, ...]) -> tuple[Objective, ...]:
+    try:
+        return find_objectives(names)
+    except ValueError as error:
+        raise StudyConfigError(str(error)) from error
+
+
+def _check_sampler(name: str) -> None:
+    from search.optuna_searcher import SAMPLERS
+
+    if name not in SAMPLERS:
+        raise StudyConfigError(f"unknown sampler {name!r}; {suggest(name, SAMPLERS)}")
+
+
+def _check_device(name: str) -> None:
+    if name not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", name):
+        raise StudyConfigError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N")
+    if name.startswith("cuda") and count_gpus() <= int(name.partition(":")[2] or 0):
+        raise StudyConfigError(f"there is no device {name!r} here: {count_gpus()} CUDA devices are seen")
 
 
 def _check_same_study(name: str, stored: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -83,12 +83,21 @@ def test_the_driver_of_a_search_imports_no_torch() -> None:
     assert not loaded_after(statement) & {"torch", "timm", "ray"}
 
 
+def test_a_worker_imports_neither_timm_nor_torchvision() -> None:
+    """They triple the time until a worker is ready."""
+    loaded = loaded_after("import search.evaluate")
+    assert "torch" in loaded
+    assert not loaded & {"timm", "torchvision", "ray", "optuna", "pandas"}
+
+
 def test_help_is_light() -> None:
     assert not loaded_after("import search.cli") & {"torch", "optuna", "pandas", "plotly", "numpy", "ray"}
 
 
 def test_packages_are_this_checkout() -> None:
-    script = "import sys, crossvit_core, space, search, results\nfor name in sys.argv[1:]: print(sys.modules[name].__file__)"
+    script = (
+        "import sys, crossvit_core, space, search, results\nfor name in sys.argv[1:]: print(sys.modules[name].__file__)"
+    )
     command = [sys.executable, "-c", script, *PACKAGES]
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
     assert all(Path(name).is_relative_to(ROOT) for name in run.stdout.split())
