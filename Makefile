@@ -21,7 +21,7 @@ SEARCH_OPTIONS = --space '$(SPACE)' $(call option,data,DATA) $(call option,study
 	$(call option,executor,EXECUTOR) $(call option,gpus-per-trial,GPUS_PER_TRIAL)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search report test test-all lint clean
+.PHONY: help install search report bench test test-all lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ search: $(INSTALLED)  ## search a space: SPACE=small|smoke|cifar|paper|my.yaml D
 
 report: $(INSTALLED)  ## write a study's report again: STUDY=
 	@$(BIN)/crossvit report '$(STUDY)'
+
+bench: $(INSTALLED)  ## time a study's front again, alone: STUDY=
+	@$(BIN)/crossvit bench '$(STUDY)'
 
 test: $(INSTALLED)  ## the tests, under ten minutes on two cores
 	@$(BIN)/python -m pytest -m "not slow and not gpu"

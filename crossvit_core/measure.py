@@ -80,6 +80,8 @@ class Throughput:
             "throughput_iqr": self.iqr,
             "throughput_ratio": self.ratio,
             "throughput_ratio_iqr": self.ratio_iqr,
+            "throughput_contention": self.contention,
+            "throughput_flags": float(len(self.flags)),
         }
 
 

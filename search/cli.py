@@ -95,6 +95,47 @@ def report(
 
 
 @app.command()
+def bench(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    pairs: Annotated[int, typer.Option(help="Timed windows per architecture.", min=10)] = 200,
+    runs_dir: RunsDir = _RUNS_DIR,
+) -> None:
+    """Time a study's front again, alone and longer: the throughput to quote. Run nothing beside it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from results.store import check_study_name
+    from results.units import human_count, percent, with_spread
+    from search.bench import save_timings, time_front
+    from search.evaluate import pick_device
+    from search.study import check_device
+
+    check_device(device)
+    study_dir = runs_dir / check_study_name(study)
+    console = Console(highlight=False)
+    table = Table("trial", "key", "accuracy", "FLOPs", "images/s", "ratio", "flags", box=None, header_style="bold")
+    timings = []
+    for timing in time_front(study_dir, pick_device(device), pairs):
+        timings.append(timing)
+        speed = timing.throughput
+        table.add_row(
+            str(timing.trial),
+            timing.arch_key[:8],
+            percent(timing.val_accuracy),
+            human_count(timing.macs),
+            with_spread(speed.ips, speed.iqr),
+            f"{speed.ratio:.3f} ±{speed.ratio_iqr / 2 / speed.ratio:.1%}",
+            ", ".join(speed.flags) or "-",
+        )
+    console.print(table)
+    console.print(
+        "ratio: to the fixed reference network, timed in turn; ± is half the interquartile range", style="dim"
+    )
+    console.print(f"saved: {save_timings(study_dir, timings, pick_device(device))}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def spaces() -> None:
     """List the built-in spaces."""
     from rich.console import Console

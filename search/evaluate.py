@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from crossvit_core.device_lock import DeviceLock
-from crossvit_core.measure import measure_throughput
 
 from crossvit_core.cost import count_cost
 from crossvit_core.data import ImageData, open_cached
+from crossvit_core.device_lock import DeviceLock
+from crossvit_core.measure import measure_throughput
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.train import DivergedError, EpochResult, train_model
 from crossvit_core.weights import save_weights
@@ -111,6 +111,7 @@ def _measure(model: CrossViT, trial: Trial, plan: Plan, device: str, lock: Devic
         device=device,
         pairs=plan.measure.pairs,
         window_ms=plan.measure.window_ms,
+        amp=plan.recipe.amp,
         lock=lock,
     )
     progress.metrics.update(throughput.metrics(), measure_seconds=round(time.perf_counter() - start, 3))

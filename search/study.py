@@ -97,7 +97,7 @@ class Study:
 def resolve_study(config: StudyConfig) -> Study:
     """Make every choice that the config leaves open. Raises an error of the part that is at fault."""
     _check_sampler(config.sampler)
-    _check_device(config.device)
+    check_device(config.device)
     file = load_space(config.space)
     settings = _merged_settings(file, config)
     data_name = config.data or settings.pop("data", None)
@@ -253,7 +253,8 @@ def _check_sampler(name: str) -> None:
         raise StudyConfigError(f"unknown sampler {name!r}; {suggest(name, SAMPLERS)}")
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Raise StudyConfigError for a device that is unknown or not here."""
     if name not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", name):
         raise StudyConfigError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N")
     if name.startswith("cuda") and count_gpus() <= int(name.partition(":")[2] or 0):

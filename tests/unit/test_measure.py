@@ -64,6 +64,8 @@ def test_reports_figures_that_belong_together() -> None:
         "throughput_iqr": found.iqr,
         "throughput_ratio": found.ratio,
         "throughput_ratio_iqr": found.ratio_iqr,
+        "throughput_contention": found.contention,
+        "throughput_flags": len(found.flags),
     }
 
 

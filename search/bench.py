@@ -1,0 +1,73 @@
+"""Timing the front of a study again, alone and longer: the throughput to quote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossvit_core.config import ArchConfig
+from crossvit_core.device_info import describe_device
+from crossvit_core.device_lock import DeviceLock
+from crossvit_core.measure import Throughput, measure_throughput
+from crossvit_core.model import build_model
+from results.frame import front, load_frame
+from results.records import Asked
+from results.store import StoreError, StudyStore
+
+PAIRS = 200
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One member of the front, timed again."""
+
+    trial: int
+    arch_key: str
+    val_accuracy: float
+    macs: int
+    throughput: Throughput
+
+
+def time_front(study_dir: Path, device: str, pairs: int = PAIRS) -> Iterator[Timing]:
+    """Time the members of both fronts (FLOPs, throughput) one after the other. Raises StoreError for an empty front."""
+    frame = load_frame(study_dir)
+    trials = sorted({*front(frame, "macs")["trial"], *front(frame, "throughput_ips")["trial"]})
+    if not trials:
+        raise StoreError(f"study {study_dir.name!r} has no finished trial to time")
+    batch_size = StudyStore.open_readonly(study_dir).study["measure"]["batch_size"]
+    archs = _archs(study_dir)
+    for row in frame[frame["trial"].isin(trials)].sort_values("macs").to_dict("records"):
+        arch = archs[row["trial"]]
+        torch.manual_seed(0)
+        throughput = measure_throughput(
+            build_model(arch).to(device),
+            size=arch.size,
+            in_channels=arch.in_channels,
+            batch_size=batch_size,
+            device=device,
+            pairs=pairs,
+            lock=DeviceLock(device),
+        )
+        yield Timing(row["trial"], row["arch_key"], row["val_accuracy"], int(row["macs"]), throughput)
+
+
+def save_timings(study_dir: Path, timings: list[Timing], device: str) -> Path:
+    """Write bench.json, with the device, into the study's folder."""
+    content = {"device": describe_device(device), "timings": [_row(timing) for timing in timings]}
+    with StudyStore.open(study_dir) as store:
+        store.write_json("bench.json", content)
+    return study_dir / "bench.json"
+
+
+def _row(timing: Timing) -> dict[str, Any]:
+    row = {name: value for name, value in vars(timing).items() if name != "throughput"}
+    return row | asdict(timing.throughput)
+
+
+def _archs(study_dir: Path) -> dict[int, ArchConfig]:
+    events = StudyStore.open_readonly(study_dir).events()
+    return {event.trial: ArchConfig.from_dict(event.arch) for event in events if isinstance(event, Asked)}
