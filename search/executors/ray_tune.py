@@ -65,8 +65,10 @@ class RayExecutor:
 
     @contextlib.contextmanager
     def _cluster(self) -> Iterator[None]:
-        import ray
-
+        try:
+            import ray
+        except ImportError as error:
+            raise ExecutorError(f"Ray is not installed ({error}); EXECUTOR=local runs without it") from error
         options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
         if self._address is None:
             options |= {

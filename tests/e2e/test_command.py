@@ -124,7 +124,7 @@ def test_one_worker_and_one_seed_give_the_same_numbers(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
-    command = (*QUICK, "--trials", "5", "--workers", "1", "--objectives", "val_accuracy,macs")
+    command = (*QUICK, "--trials", "4", "--workers", "1", "--objectives", "val_accuracy,macs")
     assert run(whole, *command).returncode == 0
     process = subprocess.Popen([CROSSVIT, *command], cwd=killed, stdout=subprocess.DEVNULL)
     study = killed / "results/runs/smoke-digits"
@@ -134,7 +134,7 @@ def test_one_worker_and_one_seed_give_the_same_numbers(tmp_path: Path) -> None:
         time.sleep(0.02)
     process.kill()
     process.wait()
-    assert len(finished_in(study)) < 5
+    assert len(finished_in(study)) < 4
     assert run(killed, *command).returncode == 0
     numbers = [
         [(o.trial, o.arch_key, o.seed, o.metrics["val_accuracy"], o.metrics["val_loss"]) for o in finished_in(path)]
@@ -266,7 +266,7 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path) -> None:
     """A limit on file sizes makes the ledger's writes fail as a full disk does; without it the search goes on."""
     study = tmp_path / "results/runs/smoke-digits"
     assert run(tmp_path, *QUICK, "--trials", "1", "--no-weights").returncode == 0
-    limited = f"ulimit -f 8; trap '' XFSZ; exec {CROSSVIT} {' '.join(QUICK)} --trials 30 --no-weights"
+    limited = f"ulimit -f 5; trap '' XFSZ; exec {CROSSVIT} {' '.join(QUICK)} --trials 30 --no-weights"
     result = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "cannot write to" in result.stderr

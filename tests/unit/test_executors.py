@@ -23,13 +23,23 @@ from space import load_space
 
 PLAN = Plan(TrainRecipe(), Path("unused"), None)
 
+# Ray takes five seconds to notice each dead worker: one of each kind is for the slow tests.
+FAULTS: dict[str, dict[int, str]] = {
+    "in-process": {2: "nan"},
+    "processes": {2: "nan", 3: "kill_once", 5: "kill", 7: "vanish"},
+    "ray": {2: "nan", 3: "kill_once"},
+    "ray-slow": {2: "nan", 3: "kill_once", 5: "kill", 7: "vanish"},
+}
+
 MakeExecutor = Callable[[SyntheticEvaluation], Executor]
 
 IN_PROCESS = pytest.param(lambda evaluate: InProcessExecutor(evaluate), id="in-process")
 PROCESSES = pytest.param(lambda evaluate: ProcessExecutor(2, evaluate), id="processes")
 RAY = pytest.param(lambda evaluate: RayExecutor(2, evaluate=evaluate), id="ray", marks=pytest.mark.ray)
+RAY_SLOW = pytest.param(
+    lambda evaluate: RayExecutor(2, evaluate=evaluate), id="ray-slow", marks=[pytest.mark.ray, pytest.mark.slow]
+)
 ALL = [IN_PROCESS, PROCESSES, RAY]
-WITH_WORKERS = [PROCESSES, RAY]
 
 
 @pytest.fixture
@@ -53,12 +63,11 @@ def starts_of(folder: Path) -> dict[int, int]:
     return counts
 
 
-@pytest.mark.parametrize("make_executor", ALL)
+@pytest.mark.parametrize("make_executor", [*ALL, RAY_SLOW])
 def test_faults_are_outcomes_and_every_trial_is_settled_once(
     make_executor: MakeExecutor, store: StudyStore, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    in_process = request.node.callspec.id == "in-process"
-    faults = {2: "nan"} if in_process else {2: "nan", 3: "kill_once", 5: "kill", 7: "vanish"}
+    faults = FAULTS[request.node.callspec.id]
     starts = tmp_path / "starts"
     starts.mkdir()
     session = make_session(store, 12)
@@ -107,8 +116,7 @@ def test_an_error_of_the_session_comes_out_unchanged(make_executor: MakeExecutor
     assert len(session.outcomes) == 2
 
 
-@pytest.mark.parametrize("make_executor", [PROCESSES])
-def test_more_trials_than_workers_run_at_no_time(make_executor: MakeExecutor, store: StudyStore) -> None:
+def test_more_trials_than_workers_run_at_no_time(store: StudyStore) -> None:
     most = 0
 
     def watch(event: object) -> None:
@@ -116,6 +124,6 @@ def test_more_trials_than_workers_run_at_no_time(make_executor: MakeExecutor, st
         most = max(most, len(session.running))
 
     session = make_session(store, 8, listeners=[watch])
-    make_executor(SyntheticEvaluation(seconds=0.01)).run(session, PLAN)
+    ProcessExecutor(2, SyntheticEvaluation(seconds=0.01)).run(session, PLAN)
     assert most <= 2
     assert len(session.outcomes) == 8

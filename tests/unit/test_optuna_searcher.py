@@ -124,9 +124,9 @@ def test_a_small_space_is_exhausted_without_a_repeat(sampler: str, open_session:
 def test_a_narrow_window_is_always_met(open_session: OpenSession) -> None:
     small = load_space("small").space
     space = Space("narrow", small.base, small.dimensions, (Limit("macs", 100_000, 120_000),))
-    session = open_session("s", make_searcher(space, "tpe"), 25)
+    session = open_session("s", make_searcher(space, "tpe"), 12)
     run(session)
-    assert len(session.outcomes) == 25
+    assert len(session.outcomes) == 12
     assert all(100_000 <= o.metrics["macs"] <= 120_000 for o in session.outcomes)
 
 
