@@ -47,10 +47,10 @@ bench: $(INSTALLED)  ## time a study's front again, alone: STUDY=
 	@$(BIN)/crossvit bench '$(STUDY)'
 
 test: $(INSTALLED)  ## the tests, under ten minutes on two cores
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+	@$(BIN)/python -m pytest -m "not slow and not gpu" --nbmake tests notebooks
 
 test-all: $(INSTALLED)  ## also the slow ones
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --nbmake tests notebooks
 
 lint: $(INSTALLED)  ## style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import PIL
 _FORMAT = 1
 _CHUNK_BYTES = 1 << 24
 _REPLACED = "replaced"
+_ABANDONED_SECONDS = 86_400
 
 
 class CacheError(Exception):
@@ -33,12 +35,21 @@ def entry_path(cache_dir: Path, listing: str, options: Mapping[str, Any]) -> Pat
 def publish(entry: Path, write: Callable[[Path], None]) -> None:
     """Have ``write`` fill a folder and move it to ``entry`` in one step; what lies there is replaced."""
     entry.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(entry)
     building = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
     try:
         write(building)
         _replace(entry, building)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _remove_abandoned(entry: Path) -> None:
+    """A process killed while it built this entry left its folder behind; nobody builds for a day."""
+    for folder in entry.parent.glob(f".{entry.name}-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _replace(entry: Path, building: Path) -> None:

@@ -26,7 +26,8 @@ class DeviceLock:
 
     ``folder`` holds the lock files; without it ``crossvit-<uid>`` in the folder for temporary files. On a CPU
     ``shared`` takes nothing: a measurement there counts CPU time of one thread, which training beside it does not
-    move (0.4 %), so measurements exclude each other only. Picklable.
+    move by more than they spread anyway (benchmarks/throughput_repeatability.py), so measurements exclude each other
+    only. Picklable.
     """
 
     def __init__(self, device: str, folder: Path | None = None) -> None:

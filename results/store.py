@@ -40,12 +40,13 @@ def check_study_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise StoreError(
             f"study name {name!r} is not a plain file name; use letters, digits, '.', '_' and '-', "
-            f"for example {_nearest_name(name)!r}"
+            f"for example {plain_name(name)!r}"
         )
     return name
 
 
-def _nearest_name(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The nearest name that a study may have."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "study"
 
 

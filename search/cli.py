@@ -240,8 +240,8 @@ def _show_results(study_dir: Path, console: Console) -> None:
 
 
 def _show_next(study: Study, console: Console) -> None:
-    more = f"make search SPACE={study.space.name} TRIALS={2 * study.trials}"
-    console.print(f"next: open the report, or go on searching with  {more}", markup=False, soft_wrap=True)
+    more = _command_line(trials=2 * study.trials)
+    console.print(f"next: open the report, or go on searching with\n  {more}", markup=False, soft_wrap=True)
 
 
 def _load_arch(name: str) -> Any:
@@ -272,10 +272,17 @@ def _parse_settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _command_line() -> str:
-    """The command that goes on: make's, if make started this."""
-    goals = os.environ.get("CROSSVIT_MAKE_COMMAND", "")
-    return goals or shlex.join(["crossvit", *sys.argv[1:]])
+def _command_line(trials: int | None = None) -> str:
+    """The command that goes on, with another budget if given: make's, if make started this."""
+    from_make = os.environ.get("CROSSVIT_MAKE_COMMAND")
+    if from_make:
+        words = [word for word in shlex.split(from_make) if trials is None or not word.startswith("TRIALS=")]
+        return shlex.join([*words, *([f"TRIALS={trials}"] if trials else [])])
+    arguments = sys.argv[1:]
+    if trials and "--trials" in arguments:
+        place = arguments.index("--trials")
+        arguments = arguments[:place] + arguments[place + 2 :]
+    return shlex.join(["crossvit", *arguments, *(["--trials", str(trials)] if trials else [])])
 
 
 def _interrupt(*_: object) -> NoReturn:

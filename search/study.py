@@ -17,7 +17,7 @@ from crossvit_core.cost import count_cost
 from crossvit_core.data import ImageData, load_dataset
 from crossvit_core.presets import PRESETS
 from crossvit_core.recipe import TrainRecipe, recipe_fields
-from results.store import DEFAULT_RUNS_DIR, StoreError, StudyStore, check_study_name
+from results.store import DEFAULT_RUNS_DIR, StoreError, StudyStore, check_study_name, plain_name
 from search.environment import count_cores, count_gpus, describe_environment
 from search.executors.base import Executor
 from search.objectives import DEFAULT_OBJECTIVES, Objective, find_objectives
@@ -225,7 +225,7 @@ def _measure_plan(settings: dict[str, Any]) -> MeasurePlan:
 
 def _default_name(space: str, data: str, seed: int) -> str:
     """'small-digits', and '-seed1' for other seeds: one command, one study."""
-    name = f"{space}-{Path(data).name or data}" if data else space
+    name = plain_name(f"{space}-{Path(data).absolute().name}")
     return f"{name}-seed{seed}" if seed else name
 
 

@@ -1,0 +1,91 @@
+"""How a study is resolved from what was asked: names, defaults, the space file's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from results.store import StoreError
+from search.study import Study, StudyConfig, StudyConfigError, make_executor, resolve_study
+from space import SpaceError
+
+SPACE = """\
+name: mine
+base: crossvit_nano_16
+dimensions:
+  branches.0.embed_dim: [8, 16]
+study:
+  trials: 3
+  epochs: 7
+"""
+
+
+def resolve(tmp_path: Path, **asked: object) -> Study:
+    return resolve_study(StudyConfig(runs_dir=tmp_path / "runs", **asked))  # type: ignore[arg-type]
+
+
+def write_space(tmp_path: Path, text: str = SPACE) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_space_file_recommends_and_the_command_decides(tmp_path: Path) -> None:
+    space = write_space(tmp_path)
+    study = resolve(tmp_path, space=space, data="digits")
+    assert (study.name, study.trials, study.plan.recipe.epochs, study.plan.rungs) == ("mine-digits", 3, 7, (1, 3))
+    study = resolve(tmp_path, space=space, data="digits", trials=5, settings={"epochs": 2}, seed=4)
+    assert (study.name, study.trials, study.plan.recipe.epochs) == ("mine-digits-seed4", 5, 2)
+
+
+def test_the_space_takes_classes_and_channels_from_the_data(tmp_path: Path) -> None:
+    base = resolve(tmp_path, space="smoke").space.base
+    assert (base.num_classes, base.in_channels) == (10, 1)
+
+
+def test_a_folder_of_any_name_gives_a_study_name(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        (tmp_path / "my photos (1)" / name).mkdir(parents=True)
+        for index in range(12):
+            pixels = np.full((16, 16, 3), 20 * index, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "my photos (1)" / name / f"{index}.png")
+    study = resolve(tmp_path, space="smoke", data=str(tmp_path / "my photos (1)"))
+    assert study.name == "smoke-my-photos-1"
+    assert study.path.parent == tmp_path / "runs"
+
+
+def test_a_space_without_data_asks_for_it(tmp_path: Path) -> None:
+    with pytest.raises(StudyConfigError, match="space 'mine' names no dataset; give one with DATA="):
+        resolve(tmp_path, space=write_space(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("  epoch: 3", r"line 8: unknown study setting 'epoch'; did you mean 'epochs'"),
+        ("  lr: fast", r"line 5: lr must be from"),
+        ("  augment: shif", r"unknown augment 'shif'; did you mean 'shift'"),
+    ],
+)
+def test_settings_of_a_space_file_are_checked(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        resolve(tmp_path, space=write_space(tmp_path, SPACE + line + "\n"), data="digits")
+
+
+def test_what_is_asked_for_is_checked_before_anything_is_written(tmp_path: Path) -> None:
+    for asked in ({"name": "a/b"}, {"trials": 0}, {"sampler": "x"}, {"objectives": ("x",)}, {"device": "cuda:99"}):
+        with pytest.raises((StudyConfigError, StoreError)):
+            resolve(tmp_path, space="smoke", **asked)
+    assert not [path for path in (tmp_path / "runs").glob("*") if path.name != ".data"]
+
+
+def test_executors_are_sized_or_refused() -> None:
+    with pytest.raises(StudyConfigError, match="unknown executor 'rai'; did you mean 'ray'"):
+        make_executor(StudyConfig(executor="rai"))
+    with pytest.raises(StudyConfigError, match="gpus_per_trial must not be negative"):
+        make_executor(StudyConfig(gpus_per_trial=-1.0))
+    with pytest.raises(StudyConfigError, match="workers must be at least 1"):
+        make_executor(StudyConfig(workers=0))
