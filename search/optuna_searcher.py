@@ -7,6 +7,7 @@ study's seed and the trial's number, so that a resumed search proposes what an u
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from search.trial import derive_seed
 from space import Space, Vector
 
 _START_POOL = 256
+_START_REACH = 12
 _GENETIC_POPULATION = (8, 24)
 
 # What an outcome means to a sampler: the architecture was bad (PRUNED), or it is not to blame (FAIL, ignored).
@@ -78,9 +80,10 @@ class OptunaSearcher:
         if number < len(self._enqueued):
             name, arch = self._enqueued[number]
             if arch.key() not in taken:
-                return self._propose(number, taken, f"preset:{name}", lambda *_: self._space.encode(arch))
+                return self._propose(number, taken, f"preset:{name}", self._space.encode(arch))
         if number < len(self._enqueued) + self._num_start:
-            return self._propose(number, taken, "start", lambda *_: self._start_vector(number))
+            vector = self._start_vectors[max(0, number - len(self._enqueued))]
+            return self._propose(number, taken, "start", vector)
         return self._propose(number, taken, self._sampler_name, None)
 
     def restore(self, asked: Asked) -> None:
@@ -104,9 +107,7 @@ class OptunaSearcher:
         with _quiet():
             self._study.tell(finished.trial, values if state == TrialState.COMPLETE else None, state=state)
 
-    def _propose(
-        self, number: int, taken: Container[str], source: str, start: Callable[..., Vector] | None
-    ) -> Proposal | None:
+    def _propose(self, number: int, taken: Container[str], source: str, start: Vector | None) -> Proposal | None:
         rng = np.random.default_rng(derive_seed(self._seed, number, "repair"))
 
         def make_sampler(*purpose: object) -> BaseSampler:
@@ -133,13 +134,22 @@ class OptunaSearcher:
         index = {d.path: i for d, i in zip(self._space.dimensions, vector)}
         return {path: index[path] for path in active}, {path: self._distributions[path] for path in active}
 
-    def _start_vector(self, number: int) -> Vector:
-        """A random member of the stratum of FLOPs that this trial covers: strata are visited in bisecting order."""
+    @functools.cached_property
+    def _start_vectors(self) -> list[Vector]:
+        """A start that is spread over FLOPs and over the choices.
+
+        A random pool is ordered by FLOPs and visited in bisecting order; near each place the member is taken that
+        differs in the most dimensions from those taken before.
+        """
         rng = np.random.default_rng(derive_seed(self._seed, "start"))
         pool = [self._space.sample_vector(rng) for _ in range(_START_POOL)]
         pool.sort(key=lambda vector: count_cost(self._space.decode(vector)).macs)
-        place = _van_der_corput(number - len(self._enqueued) + 1)
-        return pool[int(place * len(pool))]
+        taken: list[Vector] = []
+        for index in range(1, self._num_start + 1):
+            place = int(_van_der_corput(index) * len(pool))
+            nearby = pool[max(0, place - _START_REACH) : place + _START_REACH]
+            taken.append(max(nearby, key=lambda vector: min((_distance(vector, t) for t in taken), default=0)))
+        return taken
 
 
 class _FeasibleSampler(BaseSampler):
@@ -155,7 +165,7 @@ class _FeasibleSampler(BaseSampler):
         make_sampler: Callable[..., BaseSampler],
         rng: np.random.Generator,
         taken: Container[str],
-        start: Callable[..., Vector] | None,
+        start: Vector | None,
     ) -> None:
         self._space = space
         self._distributions = distributions
@@ -174,7 +184,7 @@ class _FeasibleSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         self._prime_generations(study, trial)
-        vector = self._start() if self._start is not None else self._sample(study, trial)
+        vector = self._start if self._start is not None else self._sample(study, trial)
         self.arch = self._space.nearest(vector, self._rng, lambda arch: arch.key() not in self._taken)
         if self.arch is None:
             return {}
@@ -227,6 +237,11 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
     else:
         assert isinstance(distribution, CategoricalDistribution)
         trial.suggest_categorical(name, distribution.choices)
+
+
+def _distance(a: Vector, b: Vector) -> int:
+    """Number of dimensions in which two architectures differ."""
+    return sum(x != y for x, y in zip(a, b))
 
 
 def _van_der_corput(index: int) -> float:

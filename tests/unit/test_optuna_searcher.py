@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crossvit_core.config import ArchConfig
+from crossvit_core.config import FUSION_NAMES, ArchConfig
 from crossvit_core.recipe import TrainRecipe
 from results.records import Asked, Finished
 from results.store import StudyStore
@@ -94,17 +94,19 @@ def test_sources_say_who_proposed(space: Space, open_session: OpenSession, tmp_p
     assert asked[0].arch_key == preset.key()
 
 
-def test_the_start_is_spread_over_flops(space: Space) -> None:
+def test_the_start_is_spread_over_flops_and_fusions(space: Space) -> None:
     from crossvit_core.cost import count_cost
 
     searcher = make_searcher(space, "random", trials=80)
-    macs = []
+    macs, fusions = [], []
     for number in range(16):
         proposal = searcher.ask(number, set())
         assert proposal is not None
         assert proposal.source == "start"
         macs.append(count_cost(proposal.arch).macs)
+        fusions.append(proposal.arch.encoders[0].fusion)
     assert max(macs) > 20 * min(macs)
+    assert min(fusions.count(name) for name in FUSION_NAMES) >= 2
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
