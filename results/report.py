@@ -11,7 +11,7 @@ from results.frame import front, load_frame
 from results.metrics import COSTS, cost_metric
 from results.page import escape, page
 from results.report_sections import SECTIONS, Findings
-from results.store import StoreError, StudyStore
+from results.store import StudyStore, WriteError
 from results.tables import to_csv, to_markdown
 
 
@@ -34,7 +34,7 @@ def write_report(study_dir: Path) -> Path:
         for name, text in files.items():
             _replace(folder / name, text)
     except OSError as error:
-        raise StoreError(f"cannot write the report to {folder}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write the report to {folder}: {error.strerror or error}") from error
     return folder / "index.html"
 
 

@@ -85,7 +85,9 @@ def _headline_text(findings: Findings) -> str:
 def _device_text(findings: Findings) -> str:
     devices = sorted({name for name in findings.frame["device"] if name})
     left = [f"{findings.count(status):,} {words}" for status, words in _UNFINISHED.items() if findings.count(status)]
-    ran = f"Ran on {', '.join(devices)}." if devices else ""
+    hardware = [findings.environment.get("cpu"), *findings.environment.get("gpus", [])]
+    machine = ", ".join(name for name in hardware if name)
+    ran = f"Ran on {', '.join(devices)}{f' ({machine})' if machine else ''}." if devices else ""
     return f"{ran}{' Besides: ' + ', '.join(left) + '.' if left else ''}".strip()
 
 

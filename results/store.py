@@ -27,8 +27,8 @@ class StoreError(Exception):
     """A study that cannot be opened, written or read; the message is for the user."""
 
 
-class LedgerError(StoreError):
-    """An event that could not be written while the study was under way; what was written before is safe."""
+class WriteError(StoreError):
+    """A study under way that could not be written to; what was written before is safe."""
 
 
 class StudyBusyError(StoreError):
@@ -121,7 +121,7 @@ class StudyStore:
         _sync_folder(target.parent)
 
     def append(self, event: Event) -> None:
-        """Add an event and return when it is on the disk. Raises LedgerError, with the ledger as before."""
+        """Add an event and return when it is on the disk. Raises WriteError, with the ledger as before."""
         line = json.dumps(encode_event(event), separators=(",", ":"), allow_nan=False).encode() + b"\n"
         try:
             ledger = self._open_ledger()
@@ -130,7 +130,7 @@ class StudyStore:
             os.fsync(ledger.fileno())
         except OSError as error:
             self._cut_ledger()
-            raise LedgerError(str(_write_error(self.path, error))) from error
+            raise WriteError(str(_write_error(self.path, error))) from error
         self._good_bytes += len(line)
 
     def events(self) -> Iterator[Event]:

@@ -313,13 +313,13 @@ def _exit_code(error: Exception) -> int | None:
     from crossvit_core.config import ArchError
     from crossvit_core.data import DataError
     from crossvit_core.recipe import RecipeError
-    from results.store import LedgerError, StoreError
+    from results.store import StoreError, WriteError
     from search.executors.base import ExecutorError
     from search.session import StudyFailedError
     from search.study import StudyConfigError
     from space import SpaceError
 
-    if isinstance(error, (StudyFailedError, ExecutorError, LedgerError)):
+    if isinstance(error, (StudyFailedError, ExecutorError, WriteError)):
         return EXIT_FAILED
     if isinstance(error, (ArchError, DataError, RecipeError, SpaceError, StoreError, StudyConfigError)):
         return EXIT_BAD_INPUT

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from results.records import Asked, Finished, RecordError, Rung, decode_event, encode_event
-from results.store import LedgerError, StoreError, StudyBusyError, StudyStore, check_study_name, find_studies
+from results.store import StoreError, StudyBusyError, StudyStore, WriteError, check_study_name, find_studies
 
 EVENTS = [
     Asked(trial=0, arch_key="ab", arch={"image_size": 16}, seed=1, source="tpe", hints={"g": 2}, time=1.5),
@@ -115,7 +115,7 @@ import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from results.records import Rung
-from results.store import LedgerError, StudyStore
+from results.store import WriteError, StudyStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = StudyStore.create(Path(sys.argv[1]), {})
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -124,7 +124,7 @@ try:
     while True:
         store.append(Rung(trial=written, epoch=1, metrics={"val_accuracy": 0.5}, decision="continue"))
         written += 1
-except LedgerError as error:
+except WriteError as error:
     print(written, error)
 """
     path = tmp_path / "s"
@@ -169,4 +169,4 @@ def test_names_that_could_leave_the_folder_are_refused(name: str) -> None:
 
 
 def test_a_refused_append_is_an_error_of_the_ledger() -> None:
-    assert issubclass(LedgerError, StoreError)
+    assert issubclass(WriteError, StoreError)
