@@ -91,12 +91,13 @@ def _run(trial: Trial, plan: Plan, device: str, progress: _Progress) -> Iterator
     _measure(model, trial, plan, device, lock, progress)
     # On a CPU a measurement stands load beside it (it compares CPU time), so training need not make room for it.
     training_lock = lock if device != "cpu" else None
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for epoch in train_model(model, data, plan.recipe, seed=trial.seed, device=device, lock=training_lock):
         progress.curve.append({key: round(value, 6) for key, value in epoch.to_dict().items()})
         if epoch.epoch in plan.rungs:
             yield Rung(trial=trial.number, epoch=epoch.epoch, metrics=_scores(epoch), decision="continue")
     progress.metrics.update(_scores(epoch), epochs=epoch.epoch, train_seconds=round(time.perf_counter() - start, 3))
+    progress.metrics.update(train_cpu_seconds=round(time.process_time() - cpu_start, 3))
     if plan.keep_weights and plan.trials_dir is not None:
         _keep_weights(model, trial, plan.trial_dir(trial.number), progress)
 

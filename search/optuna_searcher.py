@@ -29,6 +29,7 @@ from space import Space, Vector
 
 _START_POOL = 256
 _START_REACH = 12
+_ENUMERABLE = 20_000
 _GENETIC_POPULATION = (8, 24)
 
 # What an outcome means to a sampler: the architecture was bad (PRUNED), or it is not to blame (FAIL, ignored).
@@ -69,7 +70,12 @@ class OptunaSearcher:
         self._trials = trials
         self._seed = seed
         self._enqueued = tuple(enqueued)
-        self._num_start = max(4, min(trials // 5, 40))
+        self._num_start = 0 if sampler == "brute_force" else max(4, min(trials // 5, 40))
+        if sampler == "brute_force" and space.size() > _ENUMERABLE:
+            raise ValueError(
+                f"sampler 'brute_force' tries every architecture; space {space.name!r} has {space.size():,}, "
+                f"more than {_ENUMERABLE:,}: use another sampler, or narrow the space"
+            )
         self._distributions = {d.path: _distribution(d.ordered, len(d.choices)) for d in space.dimensions}
         directions = [_DIRECTIONS[objective.direction] for objective in self._objectives]
         with _quiet():
@@ -84,7 +90,8 @@ class OptunaSearcher:
         if number < len(self._enqueued) + self._num_start:
             vector = self._start_vectors[max(0, number - len(self._enqueued))]
             return self._propose(number, taken, "start", vector)
-        return self._propose(number, taken, self._sampler_name, None)
+        vector = self._enumerated[number % len(self._enumerated)] if self._sampler_name == "brute_force" else None
+        return self._propose(number, taken, self._sampler_name, vector)
 
     def restore(self, asked: Asked) -> None:
         """See ``Searcher.restore``."""
@@ -150,6 +157,13 @@ class OptunaSearcher:
             nearby = pool[max(0, place - _START_REACH) : place + _START_REACH]
             taken.append(max(nearby, key=lambda vector: min((_distance(vector, t) for t in taken), default=0)))
         return taken
+
+    @functools.cached_property
+    def _enumerated(self) -> list[Vector]:
+        """Every feasible vector, in an order that the seed decides: what is done of it is a random sample at any time."""
+        vectors = list(self._space.vectors())
+        rng = np.random.default_rng(derive_seed(self._seed, "enumeration"))
+        return [vectors[i] for i in rng.permutation(len(vectors))]
 
 
 class _FeasibleSampler(BaseSampler):
@@ -298,4 +312,5 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
     "nsga3": _nsga3,
     "gp": _gp,
     "random": _random,
+    "brute_force": _random,  # for what Optuna asks of a sampler besides proposals
 }
