@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossvit_core import cost
+from crossvit_core.lean import linear
 
 NORM_EPS = 1e-6  # the published networks'; torch's default is 1e-5
 
@@ -42,8 +43,10 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lean: bool = False) -> Tensor:
         """(B, T, width) -> (B, T, width)."""
+        if lean:
+            return linear(self.fc2, linear(self.fc1, x, gelu=True))
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -71,14 +74,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, queries: Tensor | None = None, lean: bool = False) -> Tensor:
         """(B, T, C) -> (B, T, C), or (B, Q, C) for ``queries`` of (B, Q, C) that attend to ``x``."""
-        q, k, v = (split_heads(part, self.heads) for part in self._project(x, queries))
-        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        q, k, v = (split_heads(part, self.heads) for part in self._project(x, queries, lean))
+        merged = merge_heads(F.scaled_dot_product_attention(q, k, v))
+        return linear(self.proj, merged) if lean else self.proj(merged)
 
-    def _project(self, x: Tensor, queries: Tensor | None) -> tuple[Tensor, ...]:
+    def _project(self, x: Tensor, queries: Tensor | None, lean: bool) -> tuple[Tensor, ...]:
         if queries is None:
-            return self.qkv(x).chunk(3, dim=-1)
+            return (linear(self.qkv, x) if lean else self.qkv(x)).chunk(3, dim=-1)
         width = x.shape[-1]
         q = F.linear(queries, self.qkv.weight[:width], self.qkv.bias[:width])
         kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
@@ -96,11 +100,14 @@ class AttentionBlock(nn.Module):
         self.attn = Attention(width, heads)
         self.drop_path = drop_path_layer(drop_path)
 
-    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C), or only the given ``rows`` of ``x``, (B, Q, C) -> (B, Q, C)."""
-        if rows is None:
-            return x + self.drop_path(self.attn(self.norm1(x)))
-        return rows + self.drop_path(self.attn(self.norm1(x), self.norm1(rows)))
+    def forward(self, x: Tensor, rows: Tensor | None = None, lean: bool = False) -> Tensor:
+        """(B, T, C) -> (B, T, C), or only the given ``rows`` of ``x``, (B, Q, C) -> (B, Q, C).
+
+        ``lean`` writes the outcome over ``x`` or ``rows``; see ``crossvit_core.lean``.
+        """
+        queries = None if rows is None else self.norm1(rows)
+        change = self.drop_path(self.attn(self.norm1(x), queries, lean))
+        return _add(x if rows is None else rows, change, lean)
 
 
 class Block(nn.Module):
@@ -117,11 +124,16 @@ class Block(nn.Module):
         self.mlp = Mlp(width, mlp_dim)
         self.drop_path2 = drop_path_layer(drop_path)
 
-    def forward(self, x: Tensor, class_only: bool = False) -> Tensor:
-        """(B, T, C) -> (B, T, C), or its first row alone, (B, 1, C), at the cost of that row."""
+    def forward(self, x: Tensor, class_only: bool = False, lean: bool = False) -> Tensor:
+        """(B, T, C) -> (B, T, C), or its first row alone, (B, 1, C), at the cost of that row.
+
+        ``lean`` writes the outcome over ``x``; see ``crossvit_core.lean``.
+        """
         normed = self.norm1(x)
-        if class_only:
-            x = x[:, :1] + self.drop_path1(self.attn(normed, normed[:, :1]))
-        else:
-            x = x + self.drop_path1(self.attn(normed))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        queries = normed[:, :1] if class_only else None
+        x = _add(x[:, :1] if class_only else x, self.drop_path1(self.attn(normed, queries, lean)), lean)
+        return _add(x, self.drop_path2(self.mlp(self.norm2(x), lean)), lean)
+
+
+def _add(x: Tensor, change: Tensor, lean: bool) -> Tensor:
+    return x.add_(change) if lean else x + change

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,9 @@ def as_size(value: int | Iterable[int]) -> Size:
         return (value, value)
     sides = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
     if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
-        raise ArchError(f"image_size {value!r} is not a size; use an int or [height, width]")
+        number = None if sides else nearest_count(value, 0)
+        nearest = f", such as {number}," if number else ""
+        raise ArchError(f"image_size {value!r} is not a size; use an int{nearest} or [height, width]")
     return (sides[0], sides[1])
 
 
@@ -57,7 +60,8 @@ class BranchConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_size(self.image_size))
-        object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
+        if is_number(self.mlp_ratio):  # anything else is told by ``violations``
+            object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
 
     @property
     def size(self) -> Size:
@@ -101,7 +105,7 @@ class EncoderConfig:
     identity_maps: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", tuple(self.depths))
+        object.__setattr__(self, "depths", _as_tuple("depths", self.depths, "[1, 4]: the blocks of every branch"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +128,8 @@ class ArchConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_size(self.image_size))
-        object.__setattr__(self, "branches", tuple(self.branches))
-        object.__setattr__(self, "encoders", tuple(self.encoders))
+        object.__setattr__(self, "branches", _as_tuple("branches", self.branches, "a list of BranchConfig"))
+        object.__setattr__(self, "encoders", _as_tuple("encoders", self.encoders, "a list of EncoderConfig"))
 
     @property
     def size(self) -> Size:
@@ -134,7 +138,9 @@ class ArchConfig:
 
     def violations(self) -> list[str]:
         """Every reason why this architecture cannot be built, each with the field, the value and a way out."""
-        return _violations(self)
+        from crossvit_core.arch_checks import violations  # which imports this module
+
+        return violations(self)
 
     def check(self) -> ArchConfig:
         """Return self, or raise ArchError with all violations."""
@@ -216,6 +222,28 @@ def _to_dict(config: Any) -> dict[str, Any]:
     return out
 
 
+# What fields accept --------------------------------------------------------------------------------------------------
+
+
+def nearest_count(value: Any, minimum: int) -> int:
+    """The integer of at least ``minimum`` that comes nearest to what was given; ``minimum`` if that is no number."""
+    try:
+        return max(round(float(value)), minimum)
+    except (TypeError, ValueError, OverflowError):
+        return minimum
+
+
+def is_number(value: Any) -> bool:
+    """A finite int or float; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _as_tuple(name: str, value: Any, example: str) -> tuple[Any, ...]:
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
+        raise ArchError(f"{name} must be a list, got {value!r}; use {example}")
+    return tuple(value)
+
+
 # Canonical form ------------------------------------------------------------------------------------------------------
 
 
@@ -262,100 +290,3 @@ def _fold_branch(branch: BranchConfig, index: int, encoders: list[EncoderConfig]
     if without_attention:
         changes["num_heads"] = 1
     return dataclasses.replace(branch, **changes)
-
-
-# Violations ----------------------------------------------------------------------------------------------------------
-
-
-def _violations(arch: ArchConfig) -> list[str]:
-    problems: list[str] = []
-    for name, value in (("in_channels", arch.in_channels), ("num_classes", arch.num_classes)):
-        problems += _check_count(name, value, minimum=1)
-    if min(arch.size) < 1:
-        problems.append(f"image_size {arch.size} is not positive")
-    if not arch.branches:
-        problems.append("branches is empty; a network needs at least one")
-    if not arch.encoders:
-        problems.append("encoders is empty; a network needs at least one")
-    for index, branch in enumerate(arch.branches):
-        problems += _branch_violations(f"branch {index}", branch)
-    for index, encoder in enumerate(arch.encoders):
-        problems += _encoder_violations(f"encoder {index}", encoder, arch)
-    problems += _check_name("head.kind", arch.head.kind, HEAD_NAMES)
-    return problems
-
-
-def _branch_violations(where: str, branch: BranchConfig) -> list[str]:
-    problems = _check_name(f"{where}: stem", branch.stem, STEM_NAMES)
-    counts = {name: getattr(branch, name) for name in ("patch_size", "embed_dim", "num_heads")}
-    bad_counts = [p for name, value in counts.items() for p in _check_count(f"{where}: {name}", value, minimum=1)]
-    if bad_counts or min(branch.size) < 1:
-        return problems + (bad_counts or [f"{where}: image_size {branch.size} is not positive"])
-    problems += _tiling_violations(where, branch)
-    width, heads = branch.embed_dim, branch.num_heads
-    if width % heads:
-        lower, upper = width // heads * heads, (width // heads + 1) * heads
-        nearest = f"{lower} or {upper}" if lower else str(upper)
-        problems.append(f"{where}: embed_dim {width} is not divisible by num_heads {heads}; use {nearest}")
-    if not branch.mlp_ratio > 0 or branch.mlp_dim < 1:
-        problems.append(f"{where}: mlp_ratio {branch.mlp_ratio} gives no hidden width; use at least {1 / width:.3g}")
-    if branch.stem == "conv":
-        problems += _conv_stem_violations(where, branch)
-    return problems
-
-
-def _tiling_violations(where: str, branch: BranchConfig) -> list[str]:
-    problems = []
-    for side in dict.fromkeys(branch.size):
-        patch = branch.patch_size
-        if side % patch:
-            lower, upper = side // patch * patch, (side // patch + 1) * patch
-            nearest = f"{lower} or {upper}" if lower else str(upper)
-            problems.append(f"{where}: patch_size {patch} does not tile image_size {side}; use a side of {nearest}")
-    return problems
-
-
-def _conv_stem_violations(where: str, branch: BranchConfig) -> list[str]:
-    problems = []
-    if not _is_smooth(branch.patch_size):
-        lower = next(p for p in range(branch.patch_size, 0, -1) if _is_smooth(p))
-        upper = next(p for p in range(branch.patch_size, 2 * branch.patch_size + 1) if _is_smooth(p))
-        problems.append(
-            f"{where}: the conv stem needs a patch_size of 2^a*3^b, got {branch.patch_size}; use {lower} or {upper}"
-        )
-    if branch.embed_dim < 4:
-        problems.append(f"{where}: the conv stem needs embed_dim of at least 4, got {branch.embed_dim}")
-    return problems
-
-
-def _is_smooth(number: int) -> bool:
-    for factor in (2, 3):
-        while number % factor == 0:
-            number //= factor
-    return number == 1
-
-
-def _encoder_violations(where: str, encoder: EncoderConfig, arch: ArchConfig) -> list[str]:
-    problems = _check_name(f"{where}: fusion", encoder.fusion, FUSION_NAMES)
-    problems += _check_name(f"{where}: fusion_reading", encoder.fusion_reading, FUSION_READINGS)
-    problems += _check_count(f"{where}: fusion_depth", encoder.fusion_depth, minimum=1)
-    if len(encoder.depths) != len(arch.branches):
-        problems.append(
-            f"{where}: depths {list(encoder.depths)} has {len(encoder.depths)} entries for "
-            f"{len(arch.branches)} branches; give one per branch"
-        )
-    for index, depth in enumerate(encoder.depths):
-        problems += _check_count(f"{where}: depths.{index}", depth, minimum=0)
-    if len(arch.branches) == 1 and encoder.fusion != "none":
-        problems.append(f"{where}: fusion {encoder.fusion!r} needs two branches, there is one; use 'none'")
-    return problems
-
-
-def _check_name(where: str, value: Any, known: tuple[str, ...]) -> list[str]:
-    return [] if value in known else [f"{where} {value!r} is unknown; {suggest(str(value), known)}"]
-
-
-def _check_count(where: str, value: Any, *, minimum: int) -> list[str]:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= minimum:
-        return []
-    return [f"{where} must be an integer of at least {minimum}, got {value!r}"]

@@ -37,6 +37,11 @@ class SingleQueryAttention(nn.Module):
         gathered = weights[..., :1] * query + weights[..., 1:] @ others  # (B, H, C)
         return self.proj(self._apply_values(gathered))
 
+    def among(self, query: Tensor, tokens: Tensor) -> Tensor:
+        """The same for ``query`` (B, 1, C) that is row 0 of ``tokens`` (B, 1 + n, C) already."""
+        weights = (self._lift(self.wq(query)) @ tokens.mT).softmax(dim=-1)
+        return self.proj(self._apply_values(weights @ tokens))
+
     def of_itself(self, query: Tensor) -> Tensor:
         """``forward`` without others: the softmax of one logit is one, so ``wq`` and ``wk`` do not matter."""
         return self.proj(self.wv(query))
@@ -45,12 +50,13 @@ class SingleQueryAttention(nn.Module):
         """(B, 1, C) queries -> (B, H, C): per head ``W_k^T q / sqrt(d)``, to be multiplied with tokens, not keys."""
         per_head = split_heads(q, self.heads).squeeze(2) * self.scale  # (B, H, d)
         keys = self.wk.weight.unflatten(0, (self.heads, -1))  # (H, d, C)
-        return torch.einsum("bhd,hdc->bhc", per_head, keys)
+        return torch.bmm(per_head.transpose(0, 1), keys).transpose(0, 1)
 
     def _apply_values(self, gathered: Tensor) -> Tensor:
         """(B, H, C) weighted sums of tokens -> (B, 1, C) values of all heads."""
         values = self.wv.weight.unflatten(0, (self.heads, -1))  # (H, d, C)
-        return (torch.einsum("bhc,hdc->bhd", gathered, values).flatten(1) + self.wv.bias).unsqueeze(1)
+        found = torch.bmm(gathered.transpose(0, 1), values.mT).transpose(0, 1)  # (B, H, d)
+        return (found.flatten(1) + self.wv.bias).unsqueeze(1)
 
 
 def direct_attention(attn: SingleQueryAttention, x: Tensor) -> Tensor:
@@ -72,19 +78,23 @@ class CrossAttentionBlock(nn.Module):
         self.attn = SingleQueryAttention(width, heads)
         self.drop_path = drop_path_layer(drop_path)
 
-    def forward(self, token: Tensor, tokens: Tensor | None, direct: bool = False) -> Tensor:
-        """(B, 1, C) -> (B, 1, C).
+    def forward(self, token: Tensor, tokens: Tensor | None, direct: bool = False, lean: bool = False) -> Tensor:
+        """(B, 1, C) -> (B, 1, C); overwrites nothing that it is given.
 
         ``tokens`` (B, T, C) are the other branch's, of which row 0, its own class token, is passed over; None leaves
         ``token`` alone with itself. ``direct`` computes the same by ``direct_attention``.
         """
-        attend = self._direct if direct else self._absorbed
-        return token + self.drop_path(attend(token, tokens))
+        attended = self._direct(token, tokens) if direct else self._absorbed(token, tokens, lean)
+        return token + self.drop_path(attended)
 
-    def _absorbed(self, token: Tensor, tokens: Tensor | None) -> Tensor:
+    def _absorbed(self, token: Tensor, tokens: Tensor | None, lean: bool) -> Tensor:
         query = self.norm1(token)
         if tokens is None:
             return self.attn.of_itself(query)
+        if lean:
+            normed = self.norm1(tokens)
+            normed[:, :1] = query
+            return self.attn.among(query, normed)
         # The row that is passed over is normed too: a slice would be copied to be normed.
         return self.attn(query, self.norm1(tokens)[:, 1:])
 

@@ -24,7 +24,8 @@ _FOLDER_MODE = 0o700
 class DeviceLock:
     """``with DeviceLock("cuda:0").shared(): train()`` and ``with DeviceLock("cuda:0").exclusive(): measure()``.
 
-    ``folder`` holds the lock files; without it ``crossvit-<uid>`` in the folder for temporary files. On a CPU
+    ``folder`` holds the lock files; without it the environment's ``CROSSVIT_LOCK_DIR``, or ``crossvit-<uid>`` in the
+    folder for temporary files. On a CPU
     ``shared`` takes nothing: a measurement there counts CPU time of one thread, which training beside it does not
     move by more than they spread anyway (benchmarks/throughput_repeatability.py), so measurements exclude each other
     only. Picklable.
@@ -95,12 +96,16 @@ def lock_folder(folder: Path | None = None) -> Path:
 
     Raises PermissionError when something else bears its name or another user owns it.
     """
-    folder = folder or Path(tempfile.gettempdir()) / f"crossvit-{os.getuid()}"
+    folder = folder or Path(os.environ.get("CROSSVIT_LOCK_DIR") or _default_folder())
     folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise PermissionError(f"{folder} is not a folder of this user, so locks in it mean nothing; remove it")
     return folder
+
+
+def _default_folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"crossvit-{os.getuid()}"
 
 
 def _file_name(text: str) -> str:

@@ -1,7 +1,7 @@
 """Multi-scale encoders: each branch runs its transformer blocks, then the branches meet in one of five ways.
 
-A branch's tokens are (B, T_i, C_i), class token first. An encoder is named by its fusion and defines ``fuse``. Names of
-parameters are those of the published weights: ``blocks``, ``projs`` (the paper's f), ``fusion``, ``revert_projs`` (g).
+A branch's tokens are (B, T_i, C_i), class token first. An encoder is named by its fusion and defines ``exchange``. Names
+of parameters are those of the published weights: ``blocks``, ``projs`` (the paper's f), ``fusion``, ``revert_projs`` (g).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MultiScaleEncoder(nn.Module):
     ``reference`` set the encoder computes as the paper writes it, row for row, instead of only what will be read.
     """
 
-    fuse_reads_patches = False  # does ``fuse`` need patches to make class tokens?
+    exchange_reads_patches = False  # does ``exchange`` need patches to make class tokens?
     stacks = False  # does ``fusion_depth`` matter?
 
     def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
@@ -46,24 +46,27 @@ class MultiScaleEncoder(nn.Module):
             for branch, depth in zip(branches, encoder.depths)
         )
 
-    def forward(self, tokens: list[Tensor], class_only: bool = False) -> list[Tensor]:
-        """One (B, T_i, C_i) per branch -> the same shapes, or (B, 1, C_i), the class tokens, if ``class_only``."""
-        class_only = class_only and not self.reference
-        skip_patches = class_only and not self.fuse_reads_patches
-        ran = [_run(blocks, x, skip_patches) for blocks, x in zip(self.blocks, tokens)]
-        return self.fuse(ran, class_only)
+    def forward(self, tokens: list[Tensor], class_only: bool = False, lean: bool = False) -> list[Tensor]:
+        """One (B, T_i, C_i) per branch -> the same shapes, or (B, 1, C_i), the class tokens, if ``class_only``.
 
-    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+        ``lean`` writes over ``tokens``; see ``crossvit_core.lean``.
+        """
+        class_only, lean = class_only and not self.reference, lean and not self.reference
+        skip_patches = class_only and not self.exchange_reads_patches
+        ran = [_run(blocks, x, skip_patches, lean) for blocks, x in zip(self.blocks, tokens)]
+        return self.exchange(ran, class_only, lean)
+
+    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
         """The exchange between branches; shapes as in ``forward``."""
-        raise NotImplementedError(f"{type(self).__name__} defines no fuse()")
+        raise NotImplementedError(f"{type(self).__name__} defines no exchange()")
 
 
-def _run(blocks: nn.Module, x: Tensor, class_only: bool) -> Tensor:
+def _run(blocks: nn.Module, x: Tensor, class_only: bool, lean: bool) -> Tensor:
     """The blocks of one branch; the last of them for the class row alone if ``class_only``."""
     assert isinstance(blocks, nn.Sequential)
     last = len(blocks) - 1
     for index, block in enumerate(blocks):
-        x = block(x, class_only=class_only and index == last)
+        x = block(x, class_only and index == last, lean)
     return x[:, :1] if class_only else x
 
 
@@ -72,7 +75,7 @@ class UnfusedEncoder(MultiScaleEncoder):
 
     cost = staticmethod(cost.no_fusion_cost)
 
-    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
         return tokens
 
 
@@ -80,7 +83,7 @@ class AllAttentionEncoder(MultiScaleEncoder):
     """Eq. 2: all tokens of all branches, mapped to the largest width, attend to each other ``fusion_depth`` times."""
 
     cost = staticmethod(cost.all_attention_cost)
-    fuse_reads_patches = True
+    exchange_reads_patches = True
     stacks = True
 
     def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
@@ -92,18 +95,18 @@ class AllAttentionEncoder(MultiScaleEncoder):
         )
         self.revert_projs = nn.ModuleList(token_map(common.embed_dim, b.embed_dim) for b in branches)
 
-    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
         mapped = [proj(x) for proj, x in zip(self.projs, tokens)]
         together = torch.cat(mapped, dim=1)
         *blocks, last = self.fusion
         for block in blocks:
-            together = block(together)
+            together = block(together, lean=lean)
         counts = [x.shape[1] for x in mapped]
         if class_only:
             rows = torch.cat([part[:, :1] for part in together.split(counts, dim=1)], dim=1)
-            together, counts = last(together, rows), [1] * len(mapped)
+            together, counts = last(together, rows, lean), [1] * len(mapped)
         else:
-            together = last(together)
+            together = last(together, lean=lean)
         return [revert(part) for revert, part in zip(self.revert_projs, together.split(counts, dim=1))]
 
 
@@ -116,10 +119,10 @@ class ClassTokenEncoder(MultiScaleEncoder):
         super().__init__(branches, encoder, drop_path)
         self.projs, self.revert_projs = _maps_of_narrow_branches(branches)
 
-    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
         shared = torch.stack([proj(x[:, :1]) for proj, x in zip(self.projs, tokens)]).sum(dim=0)
         fused = [revert(shared) for revert in self.revert_projs]
-        return fused if class_only else [_with_patches_of(x, row) for x, row in zip(tokens, fused)]
+        return fused if class_only else [_with_patches_of(x, row, lean) for x, row in zip(tokens, fused)]
 
 
 class PairwiseEncoder(MultiScaleEncoder):
@@ -132,7 +135,7 @@ class PairwiseEncoder(MultiScaleEncoder):
         self.projs, self.revert_projs = _maps_of_narrow_branches(branches)
         self.grids = [branch.grid for branch in branches]
 
-    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
         mapped = [proj(x) for proj, x in zip(self.projs, tokens)]
         row = torch.stack([x[:, :1] for x in mapped]).sum(dim=0)
         if class_only:
@@ -160,7 +163,7 @@ class CrossAttentionEncoder(MultiScaleEncoder):
     """
 
     cost = staticmethod(cost.cross_attention_cost)
-    fuse_reads_patches = True
+    exchange_reads_patches = True
     stacks = True
 
     def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
@@ -172,19 +175,19 @@ class CrossAttentionEncoder(MultiScaleEncoder):
         self.fusion = nn.ModuleList(_cross_attention_stack(host, encoder.fusion_depth, drop_path[-1]) for host in hosts)
         self.revert_projs = nn.ModuleList(_map_or_identity(b, a, encoder.identity_maps) for a, b in widths)
 
-    def fuse(self, tokens: list[Tensor], class_only: bool) -> list[Tensor]:
+    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
         hosts = [*tokens[1:], tokens[0]]
         guests = [proj(x[:, :1]) for proj, x in zip(self.projs, tokens)]
-        visited = [self._visit(fusion, guest, host) for fusion, guest, host in zip(self.fusion, guests, hosts)]
+        visited = [self._visit(fusion, guest, host, lean) for fusion, guest, host in zip(self.fusion, guests, hosts)]
         rows = [revert(x) for revert, x in zip(self.revert_projs, visited)]
-        return rows if class_only else [_with_patches_of(x, row) for x, row in zip(tokens, rows)]
+        return rows if class_only else [_with_patches_of(x, row, lean) for x, row in zip(tokens, rows)]
 
-    def _visit(self, fusion: nn.Module, guest: Tensor, host: Tensor) -> Tensor:
+    def _visit(self, fusion: nn.Module, guest: Tensor, host: Tensor, lean: bool) -> Tensor:
         """One class token through its stack of cross-attention blocks, (B, 1, C_host) -> (B, 1, C_host)."""
         first, *later = fusion if isinstance(fusion, nn.Sequential) else (fusion,)
-        guest = first(guest, host, direct=self.reference)
+        guest = first(guest, host, self.reference, lean)
         for block in later:
-            guest = block(guest, host if self.keeps_patches else None, direct=self.reference)
+            guest = block(guest, host if self.keeps_patches else None, self.reference, lean)
         return guest
 
 
@@ -211,8 +214,11 @@ def _widest(branches: Branches) -> BranchConfig:
     return max(branches, key=lambda branch: branch.embed_dim)
 
 
-def _with_patches_of(x: Tensor, row: Tensor) -> Tensor:
+def _with_patches_of(x: Tensor, row: Tensor, lean: bool) -> Tensor:
     """Tokens (B, T, C) with their class token replaced by ``row`` (B, 1, C)."""
+    if lean:
+        x[:, :1] = row
+        return x
     return torch.cat((row, x[:, 1:]), dim=1)
 
 

@@ -5,16 +5,22 @@ Parameters have timm's names (``timm.models.crossvit``), so published weights lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossvit_core import lean
 from crossvit_core.blocks import norm_layer
-from crossvit_core.config import ArchConfig, EncoderConfig, Size
-from crossvit_core.fusion import FUSIONS
+from crossvit_core.checkpointing import set_checkpointing
+from crossvit_core.config import ArchConfig, EncoderConfig
+from crossvit_core.fusion import FUSIONS, PairwiseEncoder
 from crossvit_core.heads import HEADS
+from crossvit_core.input_config import input_config
+from crossvit_core.intermediates import FORMATS, chosen_features, feature_info, feature_map
+from crossvit_core.positions import resize_positions, with_image_size
+from crossvit_core.rescale import rescale
 from crossvit_core.stems import STEMS
 
 
@@ -23,12 +29,19 @@ class CrossViT(nn.Module):
 
     ``drop_path_rate`` is the largest rate of stochastic depth, ``drop_rate`` the dropout of the class features.
     Use ``build_model``, which checks the architecture first.
+
+    The methods are those of timm's models and take what those take, so that timm's tools accept this network. ``arch``
+    says what the network is now: ``set_input_size`` and ``reset_classifier`` change it. ``pretrained_cfg``, also named
+    ``default_cfg``, is timm's description of it: how to prepare images, and which classifier it was built with.
     """
 
     def __init__(self, arch: ArchConfig, *, drop_path_rate: float = 0.0, drop_rate: float = 0.0) -> None:
         super().__init__()
         self.arch = arch
         self.num_classes = arch.num_classes
+        self.in_chans = arch.in_channels
+        self.num_features = self.head_hidden_size = sum(branch.embed_dim for branch in arch.branches)
+        self.pretrained_cfg = self.default_cfg = input_config(arch)
         for index, branch in enumerate(arch.branches):
             self.register_parameter(
                 f"pos_embed_{index}", nn.Parameter(torch.empty(1, branch.num_tokens, branch.embed_dim))
@@ -42,7 +55,7 @@ class CrossViT(nn.Module):
         widths = [branch.embed_dim for branch in arch.branches]
         self.norm = nn.ModuleList(norm_layer(width) for width in widths)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = HEADS[arch.head.kind](widths, arch.num_classes)
+        self.head: nn.Module = HEADS[arch.head.kind](widths, arch.num_classes)
         _initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,35 +65,160 @@ class CrossViT(nn.Module):
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """The normed class token of every branch, one (B, embed_dim) each. Raises ValueError for another image size."""
         self._check_images(images)
-        scaled = {size: _resize(images, size) for size in {branch.size for branch in self.arch.branches}}
-        tokens = [self._embed(index, scaled[branch.size]) for index, branch in enumerate(self.arch.branches)]
+        if not lean.allowed(self, images):
+            return self._features(images)
+        pieces = [self._features(piece, lean=True) for piece in lean.pieces_of(images, self._largest_bytes())]
+        return pieces[0] if len(pieces) == 1 else [torch.cat(parts) for parts in zip(*pieces)]
+
+    def _features(self, images: Tensor, lean: bool = False) -> list[Tensor]:
+        tokens = self._tokens(images, lean)
         last = len(self.blocks) - 1
         for index, encoder in enumerate(self.blocks):
-            tokens = encoder(tokens, class_only=index == last)
-        return [norm(x[:, 0]) for norm, x in zip(self.norm, tokens)]
+            tokens = encoder(tokens, index == last, lean)
+        return self._class_features(tokens)
 
     def forward_head(self, features: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
         """Class features -> logits (B, num_classes); ``pre_logits``: the features side by side, (B, sum of C_i)."""
         dropped = [self.head_drop(x) for x in features]
         return torch.cat(dropped, dim=1) if pre_logits else self.head(dropped)
 
+    def forward_intermediates(
+        self,
+        images: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[list[Tensor], list[Tensor]]:
+        """Patch tokens of every branch after every encoder, as timm's CrossViT gives them.
+
+        Feature ``b * K + k`` of the list is branch b after encoder k of K, (B, C_b, rows, columns); for ``output_fmt``
+        "NLC" it is (B, patches, C_b). ``indices``: the last n, or a list, answered in ascending order; ``norm`` applies
+        the branch's last norm; ``stop_early`` runs no encoder after the last one asked for. Returns them alone if
+        ``intermediates_only``, otherwise after the class features of ``forward_features`` (of the last encoder run).
+        Raises ValueError for another image size, index or format.
+        """
+        if output_fmt not in FORMATS:
+            raise ValueError(f"output_fmt {output_fmt!r} is unknown; use {' or '.join(FORMATS)}")
+        count, grids = len(self.blocks), [branch.grid for branch in self.arch.branches]
+        chosen = chosen_features(indices, count * len(grids))
+        last = max((index % count for index in chosen), default=-1) if stop_early else count - 1
+        tokens, found = self._tokens(images), {}
+        for k in range(last + 1):
+            tokens = self.blocks[k](tokens)
+            for b in range(len(grids)):
+                if b * count + k in chosen:
+                    kept = self.norm[b](tokens[b]) if norm else tokens[b]
+                    found[b * count + k] = feature_map(kept, grids[b], output_fmt)
+        intermediates = [found[index] for index in chosen]
+        return intermediates if intermediates_only else (self._class_features(tokens), intermediates)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """What ``forward_intermediates`` gives, for timm's ``features_only``."""
+        return feature_info(self.arch)
+
+    def get_classifier(self) -> nn.Module:
+        """The module that maps class features to logits."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier for ``num_classes``, freshly initialised; ``arch`` follows.
+
+        With 0 the network returns its class features side by side, (B, num_features). No architecture describes that:
+        ``arch`` then keeps the classes of the classifier that was there, and ``save_weights`` refuses. Raises
+        ValueError for less than 0, and for another ``global_pool`` than "token", which is what the paper's head reads.
+        """
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
+            raise ValueError(f"num_classes must be an integer of at least 0, got {num_classes!r}")
+        check_pool(global_pool)
+        if num_classes:
+            self.arch = self.arch.replace(num_classes=num_classes)
+        self.num_classes = num_classes
+        self.head = self._new_head(num_classes).train(self.training)
+
+    def set_input_size(self, img_size: int | Iterable[int]) -> None:
+        """Read another image size from now on: position embeddings are interpolated, ``arch`` follows.
+
+        Optimizers made before hold the old embeddings. Raises ArchError as ``positions.with_image_size``.
+        """
+        arch = with_image_size(self.arch, img_size)
+        for index, (before, after) in enumerate(zip(self.arch.branches, arch.branches)):
+            if before.grid != after.grid:
+                old = getattr(self, f"pos_embed_{index}")
+                resized = resize_positions(old.detach(), before.grid, after.grid)
+                setattr(self, f"pos_embed_{index}", nn.Parameter(resized, requires_grad=old.requires_grad))
+        for encoder in self.blocks:
+            if isinstance(encoder, PairwiseEncoder):
+                encoder.grids = [branch.grid for branch in arch.branches]
+        self.arch = arch
+        self.pretrained_cfg = self.default_cfg = {**self.pretrained_cfg, "input_size": (self.in_chans, *arch.size)}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: every block is computed again for the backward pass. Same gradients."""
+        set_checkpointing(self, enable)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's groups of parameters, for learning rates that decay by depth: stem, one group an encoder, norms."""
+        return {
+            "stem": r"^cls_token|pos_embed|patch_embed",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
+        }
+
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that timm's optimizer factory exempts from weight decay, besides biases and norms."""
         return {f"{name}_{index}" for index in range(len(self.arch.branches)) for name in ("pos_embed", "cls_token")}
 
-    def _embed(self, index: int, images: Tensor) -> Tensor:
+    def _embed(self, index: int, images: Tensor, lean: bool) -> Tensor:
         """Class token and patches with their positions, (B, T, C)."""
         patches = self.patch_embed[index](images)
-        token = getattr(self, f"cls_token_{index}").expand(patches.shape[0], -1, -1)
-        return torch.cat((token, patches), dim=1) + getattr(self, f"pos_embed_{index}")
+        token, positions = getattr(self, f"cls_token_{index}"), getattr(self, f"pos_embed_{index}")
+        if not lean:
+            return torch.cat((token.expand(patches.shape[0], -1, -1), patches), dim=1) + positions
+        tokens = patches.new_empty(patches.shape[0], *positions.shape[1:])
+        tokens[:, :1] = token + positions[:, :1]
+        torch.add(patches, positions[:, 1:], out=tokens[:, 1:])
+        return tokens
+
+    def _tokens(self, images: Tensor, lean: bool = False) -> list[Tensor]:
+        """What the first encoder reads, one (B, T_i, C_i) per branch."""
+        self._check_images(images)
+        scaled = {size: rescale(images, size) for size in {branch.size for branch in self.arch.branches}}
+        return [self._embed(index, scaled[branch.size], lean) for index, branch in enumerate(self.arch.branches)]
+
+    def _largest_bytes(self) -> int:
+        """Of an image's tensors in float32: a branch's queries, keys and values, or the inside of its FFN."""
+        return 4 * max(b.num_tokens * max(3 * b.embed_dim, b.mlp_dim) for b in self.arch.branches)
+
+    def _class_features(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        return [norm(x[:, 0]) for norm, x in zip(self.norm, tokens)]
+
+    def _new_head(self, num_classes: int) -> nn.Module:
+        """Initialised, where the network is and in its precision."""
+        if not num_classes:
+            return _FeaturesSideBySide()
+        head = HEADS[self.arch.head.kind]([branch.embed_dim for branch in self.arch.branches], num_classes)
+        _initialise_linears(head)
+        like = next(self.parameters())
+        return head.to(device=like.device, dtype=like.dtype)
 
     def _check_images(self, images: Tensor) -> None:
         expected = (self.arch.in_channels, *self.arch.size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(
                 f"images of shape {tuple(images.shape)} do not fit; this architecture reads (batch, "
-                f"{', '.join(map(str, expected))}): resize them, or build one with another image_size or in_channels"
+                f"{', '.join(map(str, expected))}): resize them, or make a network for this size by "
+                f"crossvit_core.positions.resize_model; other in_channels need another architecture"
             )
+
+
+class _FeaturesSideBySide(nn.Module):
+    """The head of a network without classifier."""
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """One (B, C_i) per branch -> (B, sum of C_i)."""
+        return torch.cat(list(features), dim=1)
 
 
 def build_model(arch: ArchConfig, *, drop_path_rate: float = 0.0, drop_rate: float = 0.0) -> CrossViT:
@@ -113,18 +251,21 @@ def _fusion_steps(encoder: EncoderConfig) -> int:
     return encoder.fusion_depth if stacked else 0
 
 
-def _resize(images: Tensor, size: Size) -> Tensor:
-    """Bicubic, without antialiasing, as the published networks feed their large-patch branch."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    return F.interpolate(images, size=size, mode="bicubic", align_corners=False)
-
-
 def _initialise(model: CrossViT) -> None:
     """Linear weights, positions and class tokens: normal, deviation 0.02; biases: 0; convolutions: torch's default."""
+    _initialise_linears(model)
+    for parameter in model.parameters(recurse=False):
+        nn.init.trunc_normal_(parameter, std=0.02)
+
+
+def _initialise_linears(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
-    for parameter in model.parameters(recurse=False):
-        nn.init.trunc_normal_(parameter, std=0.02)
+
+
+def check_pool(global_pool: str | None) -> None:
+    """Raises ValueError for a way of pooling that timm knows and this network does not."""
+    if global_pool not in (None, "", "token"):
+        raise ValueError(f"global_pool {global_pool!r} is not this network's; its head reads class tokens: use 'token'")

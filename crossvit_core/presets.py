@@ -22,7 +22,12 @@ def _published(side: int, widths: tuple[int, int], heads: int, depth: int, ratio
 def _small_image(
     side: int, patches: tuple[int, int], widths: tuple[int, int], heads: int, depth: int, encoders: int
 ) -> ArchConfig:
-    """The paper's proportions carried to a small image: both branches read the full side."""
+    """The paper's proportions carried to a small image: large branch twice as wide, both read the full side.
+
+    Patches are chosen so that both tile it. From 32 px on, nano and micro have a small-patch grid of 8 x 8, few tokens;
+    tiny and small of 64 and 96 px one of 16 x 16, near the paper's 20 x 20. 96 px is the one of these sides that
+    patches in the paper's ratio, 3 to 4, tile in both branches, and the coarser two are the paper's own, 12 and 16.
+    """
     branches = tuple(
         BranchConfig(image_size=side, patch_size=patch, embed_dim=width, num_heads=heads)
         for patch, width in zip(patches, widths)
@@ -51,4 +56,12 @@ PRESETS: dict[str, ArchConfig] = {
     "crossvit_micro_32": _small_image(32, (4, 8), (48, 96), 3, 2, 2),
     "crossvit_tiny_32": _small_image(32, (4, 8), (96, 192), 3, 4, 3),
     "crossvit_small_32": _small_image(32, (4, 8), (192, 384), 6, 4, 3),
+    "crossvit_nano_64": _small_image(64, (8, 16), (32, 64), 2, 2, 1),
+    "crossvit_micro_64": _small_image(64, (8, 16), (48, 96), 3, 2, 2),
+    "crossvit_tiny_64": _small_image(64, (4, 8), (96, 192), 3, 4, 3),
+    "crossvit_small_64": _small_image(64, (4, 8), (192, 384), 6, 4, 3),
+    "crossvit_nano_96": _small_image(96, (12, 16), (32, 64), 2, 2, 1),
+    "crossvit_micro_96": _small_image(96, (12, 16), (48, 96), 3, 2, 2),
+    "crossvit_tiny_96": _small_image(96, (6, 8), (96, 192), 3, 4, 3),
+    "crossvit_small_96": _small_image(96, (6, 8), (192, 384), 6, 4, 3),
 }

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crossvit_core.augment import augment, mixup, normalize
+from crossvit_core.checkpoint import CheckpointFolder
 from crossvit_core.data import ImageData
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.recipe import TrainRecipe
+from crossvit_core.training_state import TrainingState
 
 _EVAL_BATCH_SIZE = 512
 
@@ -33,7 +35,11 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch showed. ``val_accuracy`` is a fraction; ``seconds`` counts from the start of training."""
+    """What one epoch showed. ``val_accuracy`` is a fraction.
+
+    ``seconds`` (wall) and ``cpu_seconds`` (of this process) count from the start of training, over all attempts, less
+    what an attempt did after its last checkpoint.
+    """
 
     epoch: int
     train_loss: float
@@ -41,6 +47,7 @@ class EpochResult:
     val_accuracy: float
     lr: float
     seconds: float
+    cpu_seconds: float
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)
@@ -79,11 +86,14 @@ def train_model(
     seed: int,
     device: torch.device | str = "cpu",
     lock: DeviceLock | None = None,
+    checkpoints: CheckpointFolder | None = None,
 ) -> Iterator[EpochResult]:
     """Train ``model`` in place, one epoch a step of the iterator.
 
     ``lock`` is held shared while an epoch runs, so that a measurement can have the device to itself between epochs.
-    With ``ema_decay`` the averaged weights are scored, and copied into ``model`` after the last epoch.
+    With ``ema_decay`` the averaged weights are scored, and copied into ``model`` after the last epoch. With
+    ``checkpoints`` training goes on from what is found there (the epochs before are yielded again, as they were) and
+    saves its state there after epochs that are due; on a CPU it ends bit for bit as a training in one go.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -91,18 +101,67 @@ def train_model(
     """
     device = torch.device(device)
     model.to(device)
+    clock = _Clock()
     trainer = _Trainer(model, open_split(data, "train", device), recipe, data.num_classes, seed, device)
     val = open_split(data, "val", device)
-    start = time.perf_counter()
-    for epoch in range(1, recipe.epochs + 1):
+    curve = _go_on(trainer, checkpoints) if checkpoints is not None else []
+    if curve:
+        clock.set_back(curve[-1])
+    yield from curve
+    for epoch in range(len(curve) + 1, recipe.epochs + 1):
         with lock.shared() if lock is not None else contextlib.nullcontext():
             train_loss = trainer.run_epoch()
             val_loss, val_accuracy = score(trainer.scored_model, val, device=device, amp=recipe.amp)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             raise DivergedError(f"the loss is {train_loss} in training and {val_loss} in validation at epoch {epoch}")
+        curve.append(EpochResult(epoch, train_loss, val_loss, val_accuracy, trainer.lr, clock.wall, clock.cpu))
+        if checkpoints is not None and checkpoints.is_due(epoch):
+            _save(checkpoints, trainer, curve)
         if epoch == recipe.epochs:
             trainer.keep_scored_weights()
-        yield EpochResult(epoch, train_loss, val_loss, val_accuracy, trainer.lr, time.perf_counter() - start)
+        yield curve[-1]
+
+
+def _go_on(trainer: _Trainer, checkpoints: CheckpointFolder) -> list[EpochResult]:
+    """Put the trainer where the checkpoint stands; the epochs that it has seen. Without one that fits, none."""
+    found = checkpoints.take_found()
+    if found is None:
+        return []
+    try:
+        curve, step = [EpochResult(**epoch) for epoch in found.state["curve"]], int(found.state["step"])
+        trainer.state.restore(found.tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        checkpoints.note(f"started over: the checkpoint does not fit: {error}")
+        return []
+    trainer.step = step
+    if len(curve) == trainer.recipe.epochs:
+        trainer.keep_scored_weights()
+    return curve
+
+
+def _save(checkpoints: CheckpointFolder, trainer: _Trainer, curve: list[EpochResult]) -> None:
+    state = {"step": trainer.step, "curve": [epoch.to_dict() for epoch in curve]}
+    checkpoints.save(curve[-1].epoch, trainer.state.tensors(), state)
+
+
+class _Clock:
+    """Wall and processor seconds of a training, those of attempts before this one included."""
+
+    def __init__(self) -> None:
+        self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
+
+    def set_back(self, epoch: EpochResult) -> None:
+        """Go on from where an epoch of an earlier attempt ended."""
+        self._wall_start -= epoch.seconds
+        self._cpu_start -= epoch.cpu_seconds
+
+    @property
+    def wall(self) -> float:
+        return time.perf_counter() - self._wall_start
+
+    @property
+    def cpu(self) -> float:
+        return time.process_time() - self._cpu_start
 
 
 @torch.inference_mode()
@@ -151,6 +210,10 @@ class _Trainer:
     def keep_scored_weights(self) -> None:
         if self.ema is not None:
             self.model.load_state_dict(self.ema.module.state_dict())
+
+    @property
+    def state(self) -> TrainingState:
+        return TrainingState(self.model, self.ema, self.optimizer, self.generator, self.device)
 
     def run_epoch(self) -> float:
         """One pass over the training rows in a fresh order; the mean loss. A last partial batch is left out."""

@@ -1,14 +1,12 @@
 """Weights on disk: one safetensors file that carries its architecture. Nothing here unpickles.
 
 The file's metadata holds three strings: ``format`` (which version of this layout), ``architecture`` and ``metadata``,
-both JSON.
+both JSON. Files that others wrote are read by ``load_checkpoint``.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,28 +16,48 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from crossvit_core.atomic_file import write_atomically
 from crossvit_core.config import ArchConfig, ArchError
 from crossvit_core.model import CrossViT, build_model
+from crossvit_core.state_dicts import (
+    Difference,
+    WeightsError,
+    described,
+    differences,
+    from_official,
+    interpolated,
+    read_state_dict,
+)
+
+__all__ = [
+    "FORMAT",
+    "WeightsError",
+    "from_official",
+    "load_checkpoint",
+    "load_model",
+    "read_architecture",
+    "read_metadata",
+    "save_weights",
+]
 
 FORMAT = "crossvit-weights-1"
-
-
-class WeightsError(ValueError):
-    """A file that holds no weights of ours, or those of another architecture."""
 
 
 def save_weights(path: str | Path, model: CrossViT, *, metadata: Mapping[str, Any] | None = None) -> None:
     """Write the weights and architecture of ``model``; a reader sees the old file or the whole new one.
 
-    ``metadata`` is anything that JSON can hold. The folder must exist.
+    ``metadata`` is anything that JSON can hold. The folder must exist. Raises WeightsError for a network whose
+    classifier was taken off, since no architecture describes it.
     """
+    if not model.num_classes:
+        raise WeightsError("a network without classifier (num_classes 0) cannot be saved; reset_classifier(n) first")
     header = {
         "format": FORMAT,
         "architecture": json.dumps(model.arch.to_dict(), sort_keys=True),
         "metadata": json.dumps(dict(metadata or {}), sort_keys=True),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    _write_atomically(Path(path), save(tensors, header))
+    write_atomically(Path(path), save(tensors, header))
 
 
 def load_model(path: str | Path, arch: ArchConfig | None = None) -> CrossViT:
@@ -67,19 +85,62 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return json.loads(header.get("metadata", "{}"))
 
 
-def from_official(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of the authors' released files under our (timm's) names.
+def read_architecture(path: str | Path) -> ArchConfig:
+    """The architecture of a file, without its weights. Raises as ``load_model``."""
+    header, _ = _read(Path(path), with_tensors=False)
+    return _architecture(Path(path), header)
 
-    Only position embeddings and class tokens differ: ``pos_embed.0`` is our ``pos_embed_0``. Training checkpoints,
-    which hold the tensors under ``model``, are unwrapped. Read the file itself by
-    ``torch.load(..., weights_only=True)``.
+
+def load_checkpoint(
+    model: CrossViT, path: str | Path, *, resize: bool = False, reset_head: bool = False, ema: bool = False
+) -> None:
+    """Load weights that anybody saved into ``model``, in place and in its precision: all of them or none.
+
+    The file is safetensors or ``torch.save``'s (never unpickled), in timm's naming or the authors', bare or within a
+    training checkpoint; ``ema`` takes the averaged weights of one that has them. ``resize`` interpolates the position
+    embeddings of another image size. ``reset_head`` leaves out the file's classifier and gives ``model`` a new one.
+    Raises FileNotFoundError, and WeightsError naming the first tensors that do not fit, with both shapes.
     """
-    tensors = state_dict.get("model", state_dict)
-    return {_our_name(name): tensor for name, tensor in tensors.items()}
+    tensors, source = read_state_dict(path, ema=ema), _architecture_if_ours(Path(path))
+    expected = model.state_dict()
+    found = differences(tensors, expected)
+    if not all(item.of_classifier or item.of_image_size for item in found):
+        raise WeightsError(f"{path} holds another architecture: {described(found, tensors)}")
+    resized, new_head = _sizes_differ(found, source, model.arch), any(item.of_classifier for item in found)
+    _refuse_unasked(path, found, tensors, sizes=resized and not resize, heads=new_head and not reset_head)
+    if resized:
+        tensors = interpolated(tensors, model.arch, source)
+    if reset_head:
+        model.reset_classifier(model.num_classes)
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+        tensors |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith("head.")}
+    model.load_state_dict(tensors)
 
 
-def _our_name(name: str) -> str:
-    return name.replace(".", "_") if "pos_embed" in name or "cls_token" in name else name
+def _sizes_differ(found: list[Difference], source: ArchConfig | None, arch: ArchConfig) -> bool:
+    """Grids may have equally many patches and yet differ; only a file that names its architecture tells."""
+    if any(item.of_image_size for item in found):
+        return True
+    return source is not None and [b.grid for b in source.branches] != [b.grid for b in arch.branches]
+
+
+def _refuse_unasked(
+    path: str | Path, found: list[Difference], tensors: Mapping[str, Tensor], *, sizes: bool, heads: bool
+) -> None:
+    """What would load, but not as it is, is the caller's to decide; ``sizes``, ``heads``: is there such a thing?"""
+    problems = ["another image size (use resize=True to interpolate its positions)"] if sizes else []
+    problems += ["another classifier (use reset_head=True to start with a new one)"] if heads else []
+    if problems:
+        shown = [item for item in found if (item.of_image_size and sizes) or (item.of_classifier and heads)]
+        raise WeightsError(f"{path} has {' and '.join(problems)}: {described(shown, tensors)}")
+
+
+def _architecture_if_ours(path: Path) -> ArchConfig | None:
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+    return _architecture(path, header) if header.get("format") == FORMAT else None
 
 
 def _architecture(path: Path, header: Mapping[str, str]) -> ArchConfig:
@@ -102,16 +163,3 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, str], dict[str, 
             return header, {name: file.get_tensor(name).clone() for name in names}
     except SafetensorError as error:
         raise WeightsError(f"{path} is no safetensors file, or a damaged one: {error}") from error
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

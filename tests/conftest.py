@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,9 @@ def _one_thread_per_process() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_device_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is measured on this machine outside the tests must not keep them waiting, nor they it."""
+    os.environ["CROSSVIT_LOCK_DIR"] = str(tmp_path_factory.getbasetemp().parent / "crossvit-locks")

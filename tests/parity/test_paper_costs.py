@@ -1,8 +1,12 @@
-"""Counts equal the published ones: all models, both ablations, and forty configurations counted with fvcore on timm."""
+"""Counts equal the published ones: all models, both ablations, and forty configurations counted with fvcore on timm.
+
+So do the multiply-adds that the exact reductions of the forward path leave.
+"""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig
+from crossvit_core.config import FUSION_NAMES, ArchConfig, BranchConfig, EncoderConfig
 from crossvit_core.cost import Cost, count_cost
 from crossvit_core.flops import count_activations_fvcore, count_flops_fvcore
 from crossvit_core.model import build_model
@@ -106,14 +110,22 @@ def test_forty_random_configurations(table: Callable[[str], list[Row]]) -> None:
     for row in rows:
         cost = count_cost(_random_arch(row))
         assert (cost.params, cost.macs) == (int(row["params"]), int(row["macs"])), row
+        assert cost.params - _without_positions(cost) == int(row["pos_embed_params"]), row
+
+
+def _fused(key: str) -> ArchConfig:
+    """CrossViT-S with another fusion in every encoder."""
+    base = PRESETS["crossvit_small_240"]
+    return base.replace(encoders=tuple(replace(encoder, fusion=key) for encoder in base.encoders))
 
 
 def test_fusion_ablation_of_table_6(table: Callable[[str], list[Row]]) -> None:
-    base = PRESETS["crossvit_small_240"]
-    for row in table("fusion_ablation"):
-        arch = base.replace(encoders=tuple(replace(encoder, fusion=row["key"]) for encoder in base.encoders))
-        cost = count_cost(arch)
+    rows = table("fusion_ablation")
+    assert {row["key"] for row in rows} == set(FUSION_NAMES)
+    for row in rows:
+        cost = count_cost(_fused(row["key"]))
         assert (cost.params, cost.macs) == (int(row["computed_params"]), int(row["computed_macs"])), row["key"]
+        assert _without_positions(cost) == int(row["computed_params_without_pos_embed"]), row["key"]
         assert f"{cost.macs / 1e9:.1f}" == row["paper_flops_g"]
         params = _without_positions(cost) if row["params_match_basis"] == "without_pos_embed" else cost.params
         printed_fits = f"{params / 1e6:.1f}" == row["paper_params_m"]
@@ -138,12 +150,71 @@ def _ablated(row: Row) -> ArchConfig:
 
 
 def test_architecture_ablation_of_table_7(table: Callable[[str], list[Row]]) -> None:
-    for row in table("architecture_ablation"):
+    rows = table("architecture_ablation")
+    assert [row["row"] for row in rows] == ["CrossViT-S", "A", "B", "C", "D", "E"]
+    for row in rows:
         cost = count_cost(_ablated(row))
         assert (cost.params, cost.macs) == (int(row["computed_params"]), int(row["computed_macs"])), row["row"]
+        assert _without_positions(cost) == int(row["computed_params_without_pos_embed"]), row["row"]
         assert f"{cost.macs / 1e9:.1f}" == row["paper_flops_g"]
         printed_fits = f"{_without_positions(cost) / 1e6:.1f}" == row["paper_params_m"]
         assert printed_fits == (row["params_match_without_pos_embed"] == "True"), row["row"]
+
+
+def test_the_released_code_maps_between_equal_widths_too(table: Callable[[str], list[Row]]) -> None:
+    for row in table("architecture_ablation"):
+        arch = _ablated(row)
+        always = arch.replace(encoders=tuple(replace(encoder, identity_maps=False) for encoder in arch.encoders))
+        assert count_cost(always).params == int(row["computed_params_as_published_code"]), row["row"]
+
+
+def test_one_query_saves_what_the_table_of_reductions_says(table: Callable[[str], list[Row]]) -> None:
+    rows = {row["model"].removesuffix(" (unregistered)"): row for row in table("cost_reductions")}
+    assert sorted(rows) == sorted(PUBLISHED)
+    for name, row in rows.items():
+        cost = count_cost(PRESETS[name])
+        assert _part(cost, "projs.", "fusion.") == int(row["fusion_macs_direct"]), name
+        assert _executed_part(cost, "projs.", "fusion.") == int(row["fusion_macs_absorbed"]), name
+        saved = cost.macs - cost.executed_macs
+        assert saved == int(row["saving_macs"]), name
+        assert f"{100 * saved / cost.macs:.3f}" == row["saving_percent_of_total"], name
+
+
+def test_the_readme_quotes_both_counts() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    cost = count_cost(PRESETS["crossvit_small_240"])
+    rows = re.findall(r"`count_cost\(arch\)\.(\w+)` .* \| ([\d,]+) \|", readme)
+    assert rows == [("macs", f"{cost.macs:,}"), ("executed_macs", f"{cost.executed_macs:,}")]
+
+
+def _executed_part(cost: Cost, *needles: str) -> int:
+    return sum(part.executed_macs for name, part in cost.by_module.items() if any(n in name for n in needles))
+
+
+def test_class_rows_save_what_the_table_of_reductions_says(table: Callable[[str], list[Row]]) -> None:
+    """The table also takes keys and values from the last self-attention of class rows; ``forward`` computes those."""
+    rows = table("cost_reductions_other_fusions")
+    assert {row["fusion"].split()[0] for row in rows} == set(FUSION_NAMES) - {"cross_attention"}
+    for row in rows:
+        fusion = row["fusion"].split()[0]
+        cost = count_cost(_fused(fusion))
+        assert cost.macs == int(row["macs"]), fusion
+        kept = cost.macs - cost.executed_macs + _keys_and_values_of_class_rows(fusion)
+        assert kept == int(row["saving_macs"]), fusion
+
+
+def _keys_and_values_of_class_rows(fusion: str) -> int:
+    """What leaving out keys and values would save in the last attention, asked by few queries, of CrossViT-S."""
+    branches = PRESETS["crossvit_small_240"].branches
+    small, large = ((branch.num_tokens, branch.embed_dim, branch.num_heads) for branch in branches)
+    if fusion == "all_attention":
+        return _saved_by_absorbing(2, small[0] + large[0], *large[1:])
+    return _saved_by_absorbing(1, *small) + _saved_by_absorbing(1, *large)
+
+
+def _saved_by_absorbing(queries: int, tokens: int, width: int, heads: int) -> int:
+    keys_and_values = 2 * tokens * width**2 + 2 * queries * tokens * width
+    return keys_and_values - 2 * queries * width**2 - 2 * queries * tokens * heads * width
 
 
 @pytest.mark.parametrize(
@@ -156,4 +227,5 @@ def test_fvcore_counts_the_same(table: Callable[[str], list[Row]], name: str) ->
     cost, counted = count_cost(PRESETS[name]), count_flops_fvcore(model)
     assert counted["macs"] == cost.macs == int(_models(table("models"))[name]["exact_macs"])
     assert counted["conv"] == _part(cost, "patch_embed")
+    assert count_flops_fvcore(model, reference=False)["macs"] == cost.executed_macs
     assert count_activations_fvcore(model) == cost.activations

@@ -11,9 +11,9 @@ from torch import nn
 from crossvit_core import config, cost
 from crossvit_core.blocks import AttentionBlock, Block
 from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig
-from crossvit_core.cost import count_cost
+from crossvit_core.cost import Cost, count_cost
 from crossvit_core.cross_attention import CrossAttentionBlock, SingleQueryAttention, direct_attention
-from crossvit_core.flops import count_activations_fvcore, count_flops_fvcore
+from crossvit_core.flops import count_activations_fvcore, count_flops_by_module
 from crossvit_core.fusion import FUSIONS, reference_form
 from crossvit_core.heads import HEADS
 from crossvit_core.model import CrossViT, build_model
@@ -92,8 +92,23 @@ def test_params_are_those_of_the_built_network_part_by_part(arch: ArchConfig) ->
 @given(arch=architectures())
 def test_macs_and_activations_are_fvcores(arch: ArchConfig) -> None:
     counted, model = count_cost(arch), build_model(arch)
-    assert count_flops_fvcore(model)["macs"] == counted.macs
+    traced = count_flops_by_module(model)
+    assert traced[""]["macs"] == counted.macs
+    assert {name: part.macs for name, part in counted.by_module.items()} == _macs_of(counted, traced)
     assert count_activations_fvcore(model) == counted.activations
+
+
+@settings(max_examples=40, deadline=None)
+@given(arch=architectures())
+def test_executed_macs_are_fvcores_of_what_runs(arch: ArchConfig) -> None:
+    counted, traced = count_cost(arch), count_flops_by_module(build_model(arch), reference=False)
+    assert traced[""]["macs"] == counted.executed_macs
+    assert {name: part.executed_macs for name, part in counted.by_module.items()} == _macs_of(counted, traced)
+
+
+def _macs_of(counted: Cost, traced: dict[str, dict[str, int]]) -> dict[str, int]:
+    """Traced multiply-adds of the same parts; those that are parameters and no modules have none."""
+    return {name: traced[name]["macs"] if name in traced else 0 for name in counted.by_module}
 
 
 @settings(max_examples=60, deadline=None)
@@ -184,6 +199,7 @@ def test_registries_agree_with_the_names_of_the_configuration() -> None:
         assert set(names) == set(modules) == set(costs)
         for name in names:
             assert modules[name].cost is costs[name]  # type: ignore[attr-defined]
+    assert {name for name, fusion in FUSIONS.items() if fusion.exchange_reads_patches} == cost.READS_PATCHES
 
 
 @pytest.mark.parametrize(("tokens", "width", "heads"), [(5, 8, 2), (1, 12, 3)])
@@ -194,13 +210,13 @@ def test_a_block_costs_what_it_holds(tokens: int, width: int, heads: int) -> Non
     assert Block.cost(tokens, width, heads, 3 * width).params == held(Block(width, heads, 3 * width))
     assert AttentionBlock.cost(tokens, width, heads).params == held(AttentionBlock(width, heads))
     streams = (cost.Stream(tokens, width, heads),) * 2
-    fusion = cost.cross_attention_cost(streams, 1, False, False)["fusion.0"]
+    fusion = cost.cross_attention_cost(streams, EncoderConfig(depths=(0, 0)), False)["fusion.0"]
     assert fusion.params == held(CrossAttentionBlock(width, heads))
 
 
 def test_costs_add_up() -> None:
-    one = cost.Cost(1, 2, 3, {"a": cost.Cost(1, 2, 3)})
-    other = cost.Cost(10, 20, 30, {"a": cost.Cost(4, 5, 6), "b": cost.Cost(6, 15, 24)})
+    one = cost.Cost(1, 2, 3, 4, {"a": cost.Cost(1, 2, 3, 4)})
+    other = cost.Cost(10, 20, 30, 40, {"a": cost.Cost(4, 5, 6, 7), "b": cost.Cost(6, 15, 24, 33)})
     both = one + other
-    assert both == cost.Cost(11, 22, 33)
-    assert dict(both.by_module) == {"a": cost.Cost(5, 7, 9), "b": cost.Cost(6, 15, 24)}
+    assert both == cost.Cost(11, 22, 33, 44)
+    assert dict(both.by_module) == {"a": cost.Cost(5, 7, 9, 11), "b": cost.Cost(6, 15, 24, 33)}

@@ -182,6 +182,7 @@ def test_name_is_the_machines_not_the_processs(device: str, visible: str | None,
 
 
 def test_default_folder_is_private_and_may_be_there_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CROSSVIT_LOCK_DIR")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for _ in range(2):
         folder = lock_folder()
@@ -189,6 +190,12 @@ def test_default_folder_is_private_and_may_be_there_already(tmp_path: Path, monk
         assert folder.stat().st_mode & 0o777 == 0o700
     with DeviceLock("cuda:0").exclusive():
         assert sorted(file.name for file in folder.iterdir()) == ["cuda-0.lock", "cuda-0.turnstile"]
+
+
+def test_environment_names_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSVIT_LOCK_DIR", str(tmp_path / "locks"))
+    with DeviceLock("cpu").exclusive():
+        assert sorted(file.name for file in (tmp_path / "locks").iterdir()) == ["cpu.lock", "cpu.turnstile"]
 
 
 def test_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:

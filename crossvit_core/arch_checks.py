@@ -1,0 +1,153 @@
+"""Every reason why an architecture cannot be built: the field, its value, what is allowed and the nearest of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from crossvit_core.config import (
+    FUSION_NAMES,
+    FUSION_READINGS,
+    HEAD_NAMES,
+    STEM_NAMES,
+    ArchConfig,
+    BranchConfig,
+    EncoderConfig,
+    HeadConfig,
+    Size,
+    is_number,
+    nearest_count,
+    suggest,
+)
+
+
+def violations(arch: ArchConfig) -> list[str]:
+    """See ``ArchConfig.violations``."""
+    problems: list[str] = []
+    for name, value in (("in_channels", arch.in_channels), ("num_classes", arch.num_classes)):
+        problems += _check_count(name, value, minimum=1)
+    problems += _size_violations("image_size", arch.size)
+    strangers = _part_violations(arch)
+    if strangers:
+        return problems + strangers
+    if not arch.branches:
+        problems.append("branches is empty; a network needs at least one")
+    if not arch.encoders:
+        problems.append("encoders is empty; a network needs at least one")
+    for index, branch in enumerate(arch.branches):
+        problems += _branch_violations(f"branch {index}", branch)
+    for index, encoder in enumerate(arch.encoders):
+        problems += _encoder_violations(f"encoder {index}", encoder, arch)
+    problems += _check_name("head.kind", arch.head.kind, HEAD_NAMES)
+    return problems
+
+
+def _part_violations(arch: ArchConfig) -> list[str]:
+    """Parts that are not what the fields say; nothing more can be said of those."""
+    problems = []
+    for name, parts, cls in (
+        ("branch", arch.branches, BranchConfig),
+        ("encoder", arch.encoders, EncoderConfig),
+        ("head", (arch.head,), HeadConfig),
+    ):
+        for index, part in enumerate(parts):
+            if not isinstance(part, cls):
+                where = name if cls is HeadConfig else f"{name} {index}"
+                problems.append(
+                    f"{where} must be {cls.__name__}, got {part!r}; ArchConfig.from_dict makes it of plain data"
+                )
+    return problems
+
+
+def _size_violations(where: str, size: Size) -> list[str]:
+    if min(size) >= 1:
+        return []
+    return [f"{where} {size} is not positive; use at least {(max(size[0], 1), max(size[1], 1))}"]
+
+
+def _branch_violations(where: str, branch: BranchConfig) -> list[str]:
+    problems = _check_name(f"{where}: stem", branch.stem, STEM_NAMES)
+    counts = {name: getattr(branch, name) for name in ("patch_size", "embed_dim", "num_heads")}
+    bad = [p for name, value in counts.items() for p in _check_count(f"{where}: {name}", value, minimum=1)]
+    bad += _size_violations(f"{where}: image_size", branch.size)
+    if not is_number(branch.mlp_ratio):
+        bad.append(f"{where}: mlp_ratio must be a finite number, got {branch.mlp_ratio!r}; use one such as 4")
+    if bad:
+        return problems + bad
+    problems += _tiling_violations(where, branch)
+    width, heads = branch.embed_dim, branch.num_heads
+    if width % heads:
+        lower, upper = width // heads * heads, (width // heads + 1) * heads
+        nearest = f"{lower} or {upper}" if lower else str(upper)
+        problems.append(f"{where}: embed_dim {width} is not divisible by num_heads {heads}; use {nearest}")
+    if not branch.mlp_ratio > 0 or branch.mlp_dim < 1:
+        problems.append(
+            f"{where}: mlp_ratio {branch.mlp_ratio} gives no hidden width; use at least {_least_ratio(width)}"
+        )
+    if branch.stem == "conv":
+        problems += _conv_stem_violations(where, branch)
+    return problems
+
+
+def _least_ratio(width: int) -> float:
+    """The smallest ratio of four decimals that leaves one hidden unit."""
+    return math.ceil(10_000 / width) / 10_000
+
+
+def _tiling_violations(where: str, branch: BranchConfig) -> list[str]:
+    problems = []
+    for side in dict.fromkeys(branch.size):
+        patch = branch.patch_size
+        if side % patch:
+            lower, upper = side // patch * patch, (side // patch + 1) * patch
+            nearest = f"{lower} or {upper}" if lower else str(upper)
+            problems.append(f"{where}: patch_size {patch} does not tile image_size {side}; use a side of {nearest}")
+    return problems
+
+
+def _conv_stem_violations(where: str, branch: BranchConfig) -> list[str]:
+    problems = []
+    if not _is_smooth(branch.patch_size):
+        lower = next(p for p in range(branch.patch_size, 0, -1) if _is_smooth(p))
+        upper = next(p for p in range(branch.patch_size, 2 * branch.patch_size + 1) if _is_smooth(p))
+        problems.append(
+            f"{where}: the conv stem needs a patch_size of 2^a*3^b, got {branch.patch_size}; use {lower} or {upper}"
+        )
+    if branch.embed_dim < 4:
+        problems.append(f"{where}: the conv stem needs embed_dim of at least 4, got {branch.embed_dim}; use 4")
+    return problems
+
+
+def _is_smooth(number: int) -> bool:
+    for factor in (2, 3):
+        while number % factor == 0:
+            number //= factor
+    return number == 1
+
+
+def _encoder_violations(where: str, encoder: EncoderConfig, arch: ArchConfig) -> list[str]:
+    problems = _check_name(f"{where}: fusion", encoder.fusion, FUSION_NAMES)
+    problems += _check_name(f"{where}: fusion_reading", encoder.fusion_reading, FUSION_READINGS)
+    problems += _check_count(f"{where}: fusion_depth", encoder.fusion_depth, minimum=1)
+    if not isinstance(encoder.identity_maps, bool):
+        problems.append(f"{where}: identity_maps must be true or false, got {encoder.identity_maps!r}; use false")
+    if len(encoder.depths) != len(arch.branches):
+        problems.append(
+            f"{where}: depths {list(encoder.depths)} has {len(encoder.depths)} entries for "
+            f"{len(arch.branches)} branches; give one per branch"
+        )
+    for index, depth in enumerate(encoder.depths):
+        problems += _check_count(f"{where}: depths.{index}", depth, minimum=0)
+    if len(arch.branches) == 1 and encoder.fusion != "none":
+        problems.append(f"{where}: fusion {encoder.fusion!r} needs two branches, there is one; use 'none'")
+    return problems
+
+
+def _check_name(where: str, value: Any, known: tuple[str, ...]) -> list[str]:
+    return [] if value in known else [f"{where} {value!r} is unknown; {suggest(str(value), known)}"]
+
+
+def _check_count(where: str, value: Any, *, minimum: int) -> list[str]:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= minimum:
+        return []
+    return [f"{where} must be an integer of at least {minimum}, got {value!r}; use {nearest_count(value, minimum)}"]

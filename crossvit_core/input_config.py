@@ -1,0 +1,37 @@
+"""How images should be prepared for a network, and what its first and last layers are called, as timm asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crossvit_core.config import ArchConfig
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def input_config(arch: ArchConfig) -> dict[str, Any]:
+    """timm's ``pretrained_cfg`` of an architecture; for the published models equal to timm's own.
+
+    Three channels are normalised with ImageNet's mean and deviation, others with 0.5. Networks for 240 px were
+    evaluated on the central 0.875 of an image, larger ones on all of it; so are those for small images.
+    """
+    rgb = arch.in_channels == 3
+    return {
+        "architecture": "crossvit_arch",
+        "num_classes": arch.num_classes,
+        "input_size": (arch.in_channels, *arch.size),
+        "fixed_input_size": True,
+        "interpolation": "bicubic",
+        "crop_pct": 0.875 if arch.size == (240, 240) else 1.0,
+        "crop_mode": "center",
+        "mean": IMAGENET_MEAN if rgb else (0.5,) * arch.in_channels,
+        "std": IMAGENET_STD if rgb else (0.5,) * arch.in_channels,
+        "pool_size": None,
+        "first_conv": tuple(_first_conv(index, branch.stem) for index, branch in enumerate(arch.branches)),
+        "classifier": tuple(f"head.{index}" for index in range(len(arch.branches))),
+    }
+
+
+def _first_conv(index: int, stem: str) -> str:
+    return f"patch_embed.{index}.proj.0" if stem == "conv" else f"patch_embed.{index}.proj"
