@@ -1,7 +1,7 @@
 # Two commands do everything, each installing what it needs:
 #   make search SPACE=small      search architectures, end with a report
 #   make test                    the tests
-# Variables: SPACE DATA STUDY TRIALS EPOCHS WORKERS SEED SAMPLER EXECUTOR GPUS_PER_TRIAL
+# Variables: SPACE DATA STUDY TRIALS HOURS DEVICE_HOURS PLATEAU ENQUEUE DETERMINISTIC EPOCHS WORKERS SEED OBJECTIVES LIMIT MEASURE DASHBOARD TENSORBOARD SAMPLER STOPPING MAX_KILLED EXECUTOR GPUS_PER_TRIAL TRIAL_MINUTES TRIAL FORMAT OUT FORCE FIGURES
 
 SPACE ?= small
 UV_VERSION := 0.13.8
@@ -17,11 +17,27 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 
 option = $(if $($(2)),--$(1) '$($(2))')
 SEARCH_OPTIONS = --space '$(SPACE)' $(call option,data,DATA) $(call option,study,STUDY) $(call option,trials,TRIALS) \
+	$(call option,hours,HOURS) $(call option,device-hours,DEVICE_HOURS) $(call option,plateau,PLATEAU) \
+	$(foreach name,$(ENQUEUE),--enqueue '$(name)') $(if $(DETERMINISTIC),--deterministic) \
 	$(call option,epochs,EPOCHS) $(call option,workers,WORKERS) $(call option,seed,SEED) $(call option,sampler,SAMPLER) \
+	$(call option,objectives,OBJECTIVES) $(call option,limit,LIMIT) $(call option,measure,MEASURE) \
+	$(if $(DASHBOARD),--dashboard) $(if $(TENSORBOARD),--tensorboard) \
+	$(call option,stopping,STOPPING) $(call option,max-killed,MAX_KILLED) $(call option,executor,EXECUTOR) $(call option,gpus-per-trial,GPUS_PER_TRIAL) \
+	$(call option,trial-minutes,TRIAL_MINUTES)
+
+CHOICE_OPTIONS = $(call option,max-flops,MAX_FLOPS) $(call option,max-params,MAX_PARAMS) \
+	$(call option,min-throughput,MIN_THROUGHPUT) $(call option,max-latency-ms,MAX_LATENCY_MS) \
+	$(call option,prefer,PREFER) $(call option,trials,TRIALS) $(call option,finalists,FINALISTS)
+
+# The default space is for a search: beside BASE only a space that was asked for counts.
+ABLATION_OPTIONS = $(call option,base,BASE) $(if $(BASE),$(if $(filter-out file,$(origin SPACE)),--space '$(SPACE)'),--space '$(SPACE)') \
+	$(call option,schemes,SCHEMES) $(call option,dimension,DIMENSION) $(call option,values,VALUES) \
+	$(call option,reference,REFERENCE) $(call option,seeds,SEEDS) $(call option,match,MATCH) $(call option,data,DATA) \
+	$(call option,study,STUDY) $(call option,epochs,EPOCHS) $(call option,seed,SEED) $(call option,workers,WORKERS) \
 	$(call option,executor,EXECUTOR) $(call option,gpus-per-trial,GPUS_PER_TRIAL)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search report bench test test-all lint clean
+.PHONY: help install search status dashboard report ablation bench select retrain export test test-all lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,11 +56,31 @@ $(INSTALLED): requirements.lock pyproject.toml
 search: $(INSTALLED)  ## search a space: SPACE=small|smoke|cifar|paper|my.yaml DATA= TRIALS= STUDY= ...
 	@CROSSVIT_MAKE_COMMAND="make search $(MAKEOVERRIDES)" $(BIN)/crossvit search $(SEARCH_OPTIONS)
 
-report: $(INSTALLED)  ## write a study's report again: STUDY=
-	@$(BIN)/crossvit report '$(STUDY)'
+status: $(INSTALLED)  ## say how a study stands, also while it runs: STUDY= FOLLOW=1
+	@$(BIN)/crossvit status '$(STUDY)' $(if $(FOLLOW),--follow)
+
+dashboard: $(INSTALLED)  ## write a study's journal for optuna-dashboard: STUDY=
+	@$(BIN)/crossvit dashboard '$(STUDY)'
+
+report: $(INSTALLED)  ## write a study's report again, or compare several: STUDY=|STUDY="a b" FIGURES=png|svg
+	@$(BIN)/crossvit report $(patsubst %,'%',$(STUDY)) $(call option,figures,FIGURES)
+
+ablation: $(INSTALLED)  ## compare fusion schemes over paired seeds: BASE=|SPACE= SCHEMES= SEEDS=5 MATCH=flops DIMENSION= VALUES= DATA= EPOCHS=
+	@CROSSVIT_MAKE_COMMAND="make ablation $(MAKEOVERRIDES)" $(BIN)/crossvit ablate $(ABLATION_OPTIONS)
 
 bench: $(INSTALLED)  ## time a study's front again, alone: STUDY=
 	@$(BIN)/crossvit bench '$(STUDY)'
+
+select: $(INSTALLED)  ## choose what to deploy: STUDY= MAX_FLOPS=40M MIN_THROUGHPUT= MAX_PARAMS= MAX_LATENCY_MS= PREFER= TRIALS= OPEN_TEST=1
+	@$(BIN)/crossvit select '$(STUDY)' $(CHOICE_OPTIONS) $(if $(OPEN_TEST),--open-test)
+
+retrain: $(INSTALLED)  ## train finalists again on fresh seeds: STUDY= TRIALS=1,2,3 SEEDS=3 EPOCHS= and select's limits
+	@CROSSVIT_MAKE_COMMAND="make retrain $(MAKEOVERRIDES)" $(BIN)/crossvit retrain '$(STUDY)' $(CHOICE_OPTIONS) \
+		$(call option,seeds,SEEDS) $(call option,epochs,EPOCHS) $(call option,workers,WORKERS) \
+		$(call option,executor,EXECUTOR) $(call option,gpus-per-trial,GPUS_PER_TRIAL)
+
+export: $(INSTALLED)  ## write a trial as a verified file: STUDY= TRIAL= FORMAT=onnx|torch_export|safetensors|timm OUT= FORCE=1
+	@$(BIN)/crossvit export '$(STUDY)' '$(TRIAL)' $(call option,format,FORMAT) $(call option,out,OUT) $(if $(FORCE),--force)
 
 test: $(INSTALLED)  ## the tests, under ten minutes on two cores
 	@$(BIN)/python -m pytest -m "not slow and not gpu" --nbmake tests notebooks

@@ -64,6 +64,29 @@ def abbreviate_columns(columns: Mapping[str, Any]) -> str:
     return f"{fusion} {columns['patches']} {columns['widths']} {columns['num_encoders']}x({columns['depths']})"
 
 
+def read_field(arch: Mapping[str, Any], path: str) -> Any:
+    """The value at a dimension's path, as 'branches.*.stem': one value where all are alike, else all, by slashes.
+
+    'default' for a field that is left out and has no default here.
+    """
+    if path == "num_encoders":
+        return len(_parts(arch, "encoders"))
+    values = list(_walk(arch, path.split(".")))
+    return values[0] if values and all(value == values[0] for value in values) else _join(values)
+
+
+def _walk(part: Any, names: list[str]) -> Iterable[Any]:
+    if not names:
+        yield _join(part) if isinstance(part, (list, tuple)) else part
+    elif isinstance(part, (list, tuple)):
+        items = part if names[0] == "*" else part[int(names[0]) :][:1] if names[0].isdigit() else []
+        for item in items:
+            yield from _walk(item, names[1:])
+    else:
+        inner = part.get(names[0], _DEFAULTS.get(names[0], "default")) if isinstance(part, Mapping) else "default"
+        yield from _walk(inner, [] if inner == "default" else names[1:])
+
+
 def _parts(arch: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     parts = arch.get(name, [])
     return [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, (list, tuple)) else []

@@ -14,7 +14,7 @@ from results.architecture import COLUMNS as ARCH_COLUMNS
 from results.architecture import arch_columns, describe_columns
 from results.metrics import ACCURACY, cost_metric
 from results.pareto import Array, hypervolume_history, minimised, pareto_mask, reference_point
-from results.records import Asked, Event, Finished, Rung
+from results.records import Asked, Event, Finished, Rung, Started
 from results.store import StudyStore
 
 RUNNING = "running"
@@ -28,11 +28,16 @@ METRIC_COLUMNS = (
     "throughput_ips",
     "throughput_iqr",
     "throughput_ratio",
+    "latency_ms",
+    "latency_p95_ms",
+    "peak_memory_mb",
+    "train_memory_mb",
+    "energy_mj",
     "train_seconds",
     "measure_seconds",
 )
 _ABOUT = ("trial", "status", "source", "arch_key", "architecture")
-_RUN = ("epoch", "order", "seconds", "seed", "device", "error")
+_RUN = ("epoch", "order", "seconds", "study_seconds", "seed", "device", "error")
 
 
 def load_frame(study_dir: Path) -> pd.DataFrame:
@@ -40,7 +45,8 @@ def load_frame(study_dir: Path) -> pd.DataFrame:
 
     Columns: trial, status (of ``records.STATUSES``, or 'running' while no outcome is written), source, arch_key,
     architecture (in words), the ``ARCH_COLUMNS``, all metrics (NaN where not reached), epoch (the last rung heard of),
-    order (0 for the first trial to finish), seconds, seed, device, error.
+    order (0 for the first trial to finish), seconds, study_seconds (how long the study had run when the trial ended,
+    pauses left out; NaN where a ledger holds no times), seed, device, error.
 
     A stopped trial's accuracy is the one at its last rung: it is no result and never enters a front.
     """
@@ -50,15 +56,18 @@ def load_frame(study_dir: Path) -> pd.DataFrame:
 def build_frame(events: Iterable[Event]) -> pd.DataFrame:
     """``load_frame`` from events."""
     rows: dict[int, dict[str, Any]] = {}
-    order = 0
+    order, clock = 0, _Clock()
     for event in events:
+        clock.observe(event)
+        if not isinstance(event, (Asked, Rung, Finished)):
+            continue
         row = rows.setdefault(event.trial, {"trial": event.trial, "status": RUNNING})
         if isinstance(event, Asked):
             row.update(_asked_row(event))
         elif isinstance(event, Rung):
             _add_rung(row, event)
         else:
-            row.update(_finished_row(event), order=order)
+            row.update(_finished_row(event, row), order=order, study_seconds=clock.seconds)
             order += 1
     return _tidy(rows)
 
@@ -100,6 +109,22 @@ def progress(frame: pd.DataFrame, cost: str = "macs", limit: float | None = None
     return hypervolume_history(points, reference), reference
 
 
+class _Clock:
+    """How long the study has run at the event observed last. What lies before a restart is a pause."""
+
+    def __init__(self) -> None:
+        self.seconds = math.nan
+        self._last = 0.0
+
+    def observe(self, event: Event) -> None:
+        if not event.time:
+            return
+        first = math.isnan(self.seconds)
+        paused = first or isinstance(event, Started)
+        self.seconds = (0.0 if first else self.seconds) + (0.0 if paused else max(0.0, event.time - self._last))
+        self._last = event.time
+
+
 def _asked_row(event: Asked) -> dict[str, Any]:
     return {"source": event.source, "seed": str(event.seed), **_arch_row(event.arch_key, event.arch)}
 
@@ -115,11 +140,12 @@ def _add_rung(row: dict[str, Any], event: Rung) -> None:
         row[ACCURACY] = event.metrics[ACCURACY]
 
 
-def _finished_row(event: Finished) -> dict[str, Any]:
+def _finished_row(event: Finished, known: dict[str, Any]) -> dict[str, Any]:
     about = {name: getattr(event, name) for name in ("status", "seconds", "device", "error")}
     taken = {*_ABOUT, *ARCH_COLUMNS, *_RUN}
     metrics = {name: value for name, value in event.metrics.items() if name not in taken}
-    return {**_arch_row(event.arch_key, event.arch), "seed": str(event.seed), **about, **metrics}
+    arch = {} if event.arch_key == known.get("arch_key") else _arch_row(event.arch_key, event.arch)
+    return {**arch, "seed": str(event.seed), **about, **metrics}
 
 
 def _tidy(rows: dict[int, dict[str, Any]]) -> pd.DataFrame:
@@ -127,7 +153,7 @@ def _tidy(rows: dict[int, dict[str, Any]]) -> pd.DataFrame:
     extra = sorted(seen - {*_ABOUT, *ARCH_COLUMNS, *METRIC_COLUMNS, *_RUN})
     columns = [*_ABOUT, *ARCH_COLUMNS, *METRIC_COLUMNS, *extra, *_RUN]
     frame = pd.DataFrame([rows[trial] for trial in sorted(rows)], columns=columns)
-    numbers = [*METRIC_COLUMNS, *extra, "seconds"]
+    numbers = [*METRIC_COLUMNS, *extra, "seconds", "study_seconds"]
     frame[numbers] = frame[numbers].astype(float)
     counts = ["trial", "num_encoders", "epoch", "order"]
     frame[counts] = frame[counts].astype("Int64").fillna({"epoch": 0}).fillna(-1).astype("int64")

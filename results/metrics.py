@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
-from results.units import human_count, per_second, percent
+from results.units import human_count, per_second, percent, quantity
 
 ACCURACY = "val_accuracy"
 
@@ -34,6 +35,10 @@ def cost_metric(name: str) -> Metric:
     return COSTS[name]
 
 
+def _unit(unit: str) -> Callable[[float], str]:
+    return partial(quantity, unit=unit)
+
+
 ACCURACY_METRIC = Metric(ACCURACY, "validation accuracy", "validation accuracy (%)", True, percent)
 
 COSTS: dict[str, Metric] = {
@@ -43,5 +48,11 @@ COSTS: dict[str, Metric] = {
         Metric("params", "parameters", "parameters, log scale", False, human_count),
         Metric("activations", "activations", "activations (values), log scale", False, human_count),
         Metric("throughput_ips", "throughput", "measured throughput (images/s), log scale", True, per_second),
+        Metric("latency_ms", "latency", "measured latency of one image (ms), log scale", False, _unit("ms")),
+        Metric("peak_memory_mb", "peak memory", "peak memory of a forward pass (MB), log scale", False, _unit("MB")),
+        Metric(
+            "train_memory_mb", "training memory", "peak memory of a training step (MB), log scale", False, _unit("MB")
+        ),
+        Metric("energy_mj", "energy", "measured energy per image (mJ), log scale", False, _unit("mJ")),
     )
 }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -14,22 +17,23 @@ from plotly.offline import get_plotlyjs
 # The page may run what is inside it and fetch nothing at all: it must open the same offline, and for ever.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
-_DRAW = """
-const coarse = matchMedia("(pointer: coarse)").matches;
-for (const element of document.querySelectorAll("[data-figure]")) {
-  const figure = JSON.parse(document.getElementById(element.dataset.figure).textContent);
-  if (coarse) figure.layout.dragmode = false;  // a finger on a plot must scroll the page
-  Plotly.newPlot(element, figure.data, figure.layout, {
-    responsive: true, displaylogo: false, displayModeBar: coarse ? false : "hover",
-    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
-  });
-}
-"""
+
+class Markup(str):
+    """A text that is HTML already."""
+
+    __slots__ = ()
 
 
 def escape(text: object) -> str:
-    """Text made safe for element content and attribute values."""
-    return html.escape(str(text))
+    """Text made safe for element content and attribute values; ``Markup`` is so already."""
+    return str(text) if isinstance(text, Markup) else html.escape(str(text))
+
+
+def copy_button(key: str, shown: str) -> Markup:
+    """An architecture's key that a click, or Enter, copies."""
+    return Markup(
+        f'<button type="button" class="key" data-copy="{escape(key)}" title="copy the key">{escape(shown)}</button>'
+    )
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -82,30 +86,43 @@ def fields_table(data: Mapping[str, Any]) -> str:
 
 def figure(name: str, drawn: go.Figure, title: str, caption: str = "") -> str:
     """A plot with its heading. ``name`` is its id on the page: the same study must give the same bytes."""
-    # Inside a script element nothing is escaped, so no '<' may be left that could end it.
-    data = drawn.to_json().replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     height = int(drawn.layout.height or drawn.layout.template.layout.height)
     note = f"<p>{escape(caption)}</p>" if caption else ""
     return (
         f"<figure><figcaption><h3>{escape(title)}</h3>{note}</figcaption>\n"
-        f'<div class="plot" style="height:{height}px" data-figure="{escape(name)}-data"></div>\n'
-        f'<script type="application/json" id="{escape(name)}-data">{data}</script></figure>\n'
+        f'<div class="plot" style="height:{height}px" data-figure="{escape(name)}-data" aria-label="{escape(title)}">'
+        f'</div>\n<script type="text/plain" id="{escape(name)}-data">{_packed(drawn.to_json())}</script></figure>\n'
     )
 
 
 def page(title: str, *parts_html: str) -> str:
     """The whole document, with its style, its plots and the code that draws them inside."""
     body = "".join(parts_html)
-    style = resources.files("results").joinpath("page.css").read_text(encoding="utf-8")
-    scripts = f"<script>{get_plotlyjs()}</script>\n<script>{_DRAW}</script>\n" if "data-figure=" in body else ""
+    needed = 'data-figure="' in body
+    plotly = f'<script type="text/plain" id="plotly-code">{_packed_plotly()}</script>\n' if needed else ""
+    scripts = f"{plotly}<script>\n{_own_file('page.js')}</script>\n"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}</main>\n{scripts}</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{_own_file('page.css')}</style>\n</head>\n"
+        f'<body>\n<main>\n{body}</main>\n<p id="status" role="status"></p>\n{scripts}</body>\n</html>\n'
     )
+
+
+def _own_file(name: str) -> str:
+    return resources.files("results").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _packed_plotly() -> str:
+    return _packed(get_plotlyjs())
+
+
+def _packed(text: str) -> str:
+    """Deflated, in base64: a page of a third of the size, and nothing in it that could end a script element."""
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
 
 
 def _class(kind: str) -> str:

@@ -32,6 +32,15 @@ class Mark(NamedTuple):
     symbol: str
 
 
+class Drawn(NamedTuple):
+    """A plot with its name (a plain file name, and its id on the page), heading and caption."""
+
+    name: str
+    figure: go.Figure
+    title: str
+    caption: str = ""
+
+
 def fusion_mark(fusion: str) -> Mark:
     """The colour and symbol of a fusion scheme; one for all that are not known."""
     return FUSION_MARKS.get(fusion, Mark(INK, "hexagon"))
@@ -98,6 +107,20 @@ def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     values = [step * 10.0**power for power in range(_exponent(low), _exponent(high) + 1) for step in steps]
     inside = [value for value in values if low <= value <= high]
     return inside, [_tick_text(value) for value in inside]
+
+
+def padded_range(values: Iterable[float]) -> tuple[float, float]:
+    """The ends of a log axis with room around all values, which are positive."""
+    known = list(values)
+    low, high = min(known), max(known)
+    pad = max(0.06 * math.log10(high / low), 0.05)
+    return low / 10**pad, high * 10**pad
+
+
+def set_log_axis(figure: go.Figure, x_range: tuple[float, float]) -> None:
+    """Make the x axis logarithmic between two values, with ticks in human units."""
+    values, texts = log_ticks(*x_range)
+    figure.update_xaxes(type="log", range=[math.log10(end) for end in x_range], tickvals=values, ticktext=texts)
 
 
 def count_step(largest: int) -> int:

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from results.frame import complete, front
 from results.metrics import ACCURACY, Metric, cost_metric
+from results.plot_marks import Baseline, draw_baselines, draw_step
 from results.plot_style import (
     FAINT,
     INK,
@@ -21,9 +22,11 @@ from results.plot_style import (
     fusion_mark,
     fusion_order,
     hover_texts,
-    log_ticks,
     new_figure,
+    padded_range,
+    set_log_axis,
 )
+from results.repeats import SPREAD
 from results.units import plural
 
 MAX_POINTS = 4000
@@ -33,16 +36,21 @@ _MANY = 20
 
 
 class Points(NamedTuple):
-    """Trials to draw alike: cost, accuracy in percent, hover text, and which are on the front."""
+    """Trials to draw alike: cost, accuracy in percent, hover text, which are on the front, and their keys.
+
+    ``spread`` is the standard deviation between runs, in points of accuracy; 0 for an architecture with one run.
+    """
 
     x: list[float]
     y: list[float]
     text: list[str]
     on_front: list[bool]
+    keys: list[str]
+    spread: list[float]
 
 
 class CostMark(NamedTuple):
-    """A preset that was not trained: only its cost is known."""
+    """A network that was not trained: only its cost is known."""
 
     name: str
     x: float
@@ -56,6 +64,7 @@ class FrontPlot(NamedTuple):
     stopped: Points
     front: Points
     presets: dict[str, Points]
+    baselines: list[Baseline]
     cost_marks: list[CostMark]
     x_range: tuple[float, float]
     y_range: tuple[float, float]
@@ -64,12 +73,16 @@ class FrontPlot(NamedTuple):
 
 
 def gather_front_plot(
-    frame: pd.DataFrame, cost: str = "macs", presets: Sequence[Mapping[str, Any]] = ()
+    frame: pd.DataFrame,
+    cost: str = "macs",
+    presets: Sequence[Mapping[str, Any]] = (),
+    baselines: Sequence[Mapping[str, Any]] = (),
 ) -> FrontPlot | None:
     """The numbers to draw; None when no trial has both an accuracy and this cost.
 
     ``presets`` are rows with name, arch_key and costs. One whose arch_key was trained to the end becomes a star at its
-    own accuracy; any other a mark at its cost, if that lies near the trials'.
+    own accuracy; any other a mark at its cost, if that lies near the trials'. ``baselines`` are rows with name, costs
+    and, where trained, ``val_accuracy``. ``frame`` may have been through ``repeats.fold_repeats``.
     """
     metric = cost_metric(cost)
     rows = _positive(complete(frame, cost), cost)
@@ -81,15 +94,17 @@ def gather_front_plot(
     stopped = _thinned(all_stopped, members.iloc[:0])
     groups = {name: _points(drawn[drawn["fusion"] == name], cost, members) for name in fusion_order(drawn["fusion"])}
     trained = _trained_presets(rows, presets)
-    x_range = _x_range([*rows[cost], *stopped[cost]])
-    y_range = _y_range(rows, members)
+    others = _trained_baselines(baselines, cost)
+    x_range = padded_range([*rows[cost], *stopped[cost], *(other.x for other in others)])
+    y_range = _y_range(rows, members, [other.y for other in others])
     return FrontPlot(
         cost=metric,
         groups=groups,
         stopped=_points(stopped, cost, members),
         front=_points(members, cost, members),
         presets={name: _points(preset_rows, cost, members) for name, preset_rows in trained.items()},
-        cost_marks=_cost_marks(presets, cost, set(trained), x_range),
+        baselines=others,
+        cost_marks=_cost_marks([*presets, *baselines], cost, {*trained, *(other.name for other in others)}, x_range),
         x_range=x_range,
         y_range=y_range,
         num_below=int((100 * rows[ACCURACY] < y_range[0]).sum()),
@@ -107,8 +122,8 @@ def draw_front_plot(plot: FrontPlot) -> go.Figure:
         _draw_group(figure, fusion, points)
     for name, points in plot.presets.items():
         _draw_preset(figure, name, points)
-    values, texts = log_ticks(*plot.x_range)
-    figure.update_xaxes(type="log", range=[math.log10(end) for end in plot.x_range], tickvals=values, ticktext=texts)
+    draw_baselines(figure, plot.baselines, plot.cost)
+    set_log_axis(figure, plot.x_range)
     figure.update_yaxes(range=plot.y_range)
     # The empty corner: cheap and accurate is where the front is, dear and poor is where nothing is drawn.
     add_note(figure, _note(plot), "left" if plot.cost.maximise else "right")
@@ -138,12 +153,20 @@ def _thinned(rows: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
 
 def _points(rows: pd.DataFrame, cost: str, members: pd.DataFrame) -> Points:
     on_front = [bool(value) for value in rows["trial"].isin(members["trial"])]
-    return Points(rows[cost].tolist(), (100 * rows[ACCURACY]).tolist(), hover_texts(rows), on_front)
+    spread = (100 * rows[SPREAD]).fillna(0.0).tolist() if SPREAD in rows else [0.0] * len(rows)
+    y = (100 * rows[ACCURACY]).tolist()
+    return Points(rows[cost].tolist(), y, hover_texts(rows), on_front, rows["arch_key"].tolist(), spread)
+
+
+def _trained_baselines(baselines: Sequence[Mapping[str, Any]], cost: str) -> list[Baseline]:
+    rows = [(str(row.get("name", "")), row.get(cost), row.get(ACCURACY)) for row in baselines]
+    found = [Baseline(name, float(x), 100 * float(y)) for name, x, y in rows if x is not None and y is not None]
+    return [baseline for baseline in found if baseline.x > 0 and math.isfinite(baseline.x + baseline.y)]
 
 
 def _trained_presets(rows: pd.DataFrame, presets: Sequence[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
     names = {str(preset.get("arch_key", "")): str(preset.get("name", "preset")) for preset in presets}
-    found = rows[rows["arch_key"].isin(list(names)) | rows["source"].str.startswith("preset")]
+    found = rows[rows["arch_key"].isin(list(names)) | rows["source"].str.startswith(("preset", "timm:"))]
     # A preset that the study proposed itself is named by its source, as 'preset:crossvit_nano_16'.
     proposed = [source.partition(":")[2] for source in found["source"]]
     labels = [names.get(key) or name or f"preset {key[:8]}" for key, name in zip(found["arch_key"], proposed)]
@@ -158,18 +181,12 @@ def _cost_marks(
     return sorted(near, key=lambda mark: (mark.x, mark.name))
 
 
-def _x_range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    pad = max(0.06 * math.log10(high / low), 0.05)
-    return low / 10**pad, high * 10**pad
-
-
-def _y_range(rows: pd.DataFrame, members: pd.DataFrame) -> tuple[float, float]:
+def _y_range(rows: pd.DataFrame, members: pd.DataFrame, others: Sequence[float]) -> tuple[float, float]:
     """The whole front and, of many trials, the better nine tenths: a few bad ones must not flatten it."""
     accuracy = 100 * rows[ACCURACY]
     usual = float(accuracy.quantile(0.1 if len(rows) >= _MANY else 0))
-    low = min(usual, float(100 * members[ACCURACY].min()))
-    high = float(accuracy.max())
+    low = min([usual, float(100 * members[ACCURACY].min()), *others])
+    high = max([float(accuracy.max()), *others])
     pad = max(0.08 * (high - low), 0.5)
     return low - pad, high + pad
 
@@ -178,15 +195,8 @@ def _y_range(rows: pd.DataFrame, members: pd.DataFrame) -> tuple[float, float]:
 
 
 def _draw_step(figure: go.Figure, plot: FrontPlot) -> None:
-    """From each member on, its accuracy can be had for its cost: flat until the next one, then up."""
-    # On an axis where more is better the last member is the fastest, and what it reaches holds for all that is slower.
-    shape = "vh" if plot.cost.maximise else "hv"
-    order = np.argsort(plot.front.x, kind="stable")
-    x, y = [plot.front.x[i] for i in order], [plot.front.y[i] for i in order]
-    edge = plot.x_range[0 if plot.cost.maximise else 1]
-    x, y = ([edge, *x], [y[0], *y]) if plot.cost.maximise else ([*x, edge], [*y, y[-1]])
-    line = {"color": INK, "width": 1.5, "shape": shape}
-    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name="Pareto front", hoverinfo="skip"))
+    line = {"color": INK, "width": 1.5}
+    draw_step(figure, (plot.front.x, plot.front.y), plot.cost, plot.x_range, line, "Pareto front")
 
 
 def _draw_group(figure: go.Figure, fusion: str, points: Points) -> None:
@@ -210,7 +220,7 @@ def _draw_stopped(figure: go.Figure, points: Points) -> None:
 def _draw_preset(figure: go.Figure, name: str, points: Points) -> None:
     marker = {"color": "#ddaa33", "symbol": "star", "size": 15, "line": {"color": INK, "width": 1}}
     label = html.escape(name)
-    points = points._replace(text=[f"<b>{label}</b> (preset)<br>{text}" for text in points.text])
+    points = points._replace(text=[f"<b>{label}</b><br>{text}" for text in points.text])
     _add_markers(figure, points, label, marker, showlegend=False)
     for x, y in zip(points.x, points.y):
         label_place = {"x": math.log10(x), "y": y, "yshift": -16, "showarrow": False}
@@ -220,7 +230,7 @@ def _draw_preset(figure: go.Figure, name: str, points: Points) -> None:
 def _draw_cost_marks(figure: go.Figure, plot: FrontPlot) -> None:
     for mark in plot.cost_marks:
         label = html.escape(mark.name)
-        text = f"<b>{label}</b> (preset, not trained here)<br>{plot.cost.write(mark.x)} {plot.cost.label}"
+        text = f"<b>{label}</b> (not trained here)<br>{plot.cost.write(mark.x)} {plot.cost.label}"
         line = {"color": FAINT, "width": 1, "dash": "dot"}
         ends = {"x": [mark.x, mark.x], "y": list(plot.y_range), "text": [text, text]}
         figure.add_trace(
@@ -244,6 +254,10 @@ def _with_room(plot: FrontPlot) -> list[CostMark]:
 
 def _add_markers(figure: go.Figure, points: Points, name: str, marker: dict[str, Any], showlegend: bool = True) -> None:
     trace = go.Scatter(x=points.x, y=points.y, text=points.text, mode="markers", name=name, marker=marker)
+    trace.customdata = [[key, int(member)] for key, member in zip(points.keys, points.on_front)]
+    if any(points.spread):
+        bars = {"type": "data", "array": points.spread, "thickness": 1.2, "width": 3, "color": marker["color"]}
+        trace.error_y = bars
     figure.add_trace(trace.update(hovertemplate="%{text}<extra></extra>", showlegend=showlegend))
 
 
@@ -253,5 +267,5 @@ def _note(plot: FrontPlot) -> str:
     counts = [f"{plot.num_below:,} trained" if plot.num_below else "", f"{stopped:,} stopped early" if stopped else ""]
     below = " and ".join(count for count in counts if count)
     below = f"below this window: {below}" if below else ""
-    hidden = f"{plural(plot.num_left_out, 'trial')} left out for clarity" if plot.num_left_out else ""
+    hidden = f"{plural(plot.num_left_out, 'trial')} off the front left out for clarity" if plot.num_left_out else ""
     return " · ".join(part for part in (below, hidden) if part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,9 @@ import plotly.graph_objects as go
 from results.frame import complete, progress
 from results.metrics import ACCURACY, Metric, cost_metric
 from results.plot_style import (
+    FAINT,
     GRID,
+    INK,
     add_note,
     count_step,
     fusion_label,
@@ -26,6 +28,7 @@ from results.plot_style import (
 )
 
 MAX_CURVES = 24
+MAX_STOPPED = 60
 MAX_POINTS = 4000
 
 
@@ -37,6 +40,14 @@ class HypervolumePlot(NamedTuple):
     values: list[float]
     reference_error: float
     reference_cost: float
+
+
+class TimePlot(NamedTuple):
+    """Hypervolume against seconds: since the study began, pauses left out, and summed over the trials' workers."""
+
+    values: list[float]
+    wall_seconds: list[float]
+    device_seconds: list[float]
 
 
 class Curve(NamedTuple):
@@ -82,25 +93,68 @@ def draw_hypervolume(plot: HypervolumePlot) -> go.Figure:
     return figure
 
 
-def gather_curves(study_dir: Path, members: pd.DataFrame) -> list[Curve]:
+def gather_time(frame: pd.DataFrame, cost: str = "macs", limit: float | None = None) -> TimePlot | None:
+    """See ``frame.progress``. None while the hypervolume is zero; seconds not on record are left out (empty)."""
+    values, _ = progress(frame, cost, limit)
+    if not len(values) or values[-1] == 0:
+        return None
+    finished = frame[frame["order"] >= 0].sort_values("order")
+    wall = finished["study_seconds"].to_numpy(dtype=float)
+    device = np.nan_to_num(finished["seconds"].to_numpy(dtype=float)).cumsum()
+    return TimePlot(values.tolist(), _rising(wall), _rising(device))
+
+
+def draw_time(plot: TimePlot) -> go.Figure:
+    """Two step lines, one a clock."""
+    longest = max([*plot.wall_seconds[-1:], *plot.device_seconds[-1:]], default=0.0)
+    unit, seconds = next((name, size) for name, size, from_ in _CLOCKS if longest >= from_)
+    figure = new_figure(f"time ({unit})", "hypervolume")
+    for times, name, colour, dash in (
+        (plot.wall_seconds, "wall clock, pauses left out", "#0077bb", "solid"),
+        (plot.device_seconds, "device time, summed over workers", "#ee7733", "dash"),
+    ):
+        if times:
+            steps = _corners(plot.values)
+            x, y = [round(times[i] / seconds, 6) for i in steps], [plot.values[i] for i in steps]
+            line = {"color": colour, "width": 2, "shape": "hv", "dash": dash}
+            hover = f"after %{{x:.4g}} {unit}: %{{y:.4f}}<extra>{name}</extra>"
+            figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name=name, hovertemplate=hover))
+    figure.update_layout(height=360)
+    return figure
+
+
+def gather_curves(
+    study_dir: Path, members: pd.DataFrame, rungs: Mapping[int, list[tuple[int, float]]] | None = None
+) -> list[Curve]:
     """The learning curves that the members of a front left in trials/<number>/curve.jsonl.
 
-    Of more than ``MAX_CURVES`` members, an even sample along the front.
+    Where that file is gone, the accuracies at the rungs of the ledger. Of more than ``MAX_CURVES`` members, an even
+    sample along the front.
     """
     if len(members) > MAX_CURVES:
         members = members.iloc[np.linspace(0, len(members) - 1, MAX_CURVES).round().astype(int)]
     curves = []
     for trial, fusion, text in zip(members["trial"], members["fusion"], hover_texts(members)):
         points = list(_read_curve(study_dir / "trials" / f"{trial:05d}" / "curve.jsonl"))
+        points = points or [(epoch, 100 * value) for epoch, value in (rungs or {}).get(int(trial), [])]
         if points:
             epochs, accuracy = zip(*points)
             curves.append(Curve(int(trial), str(fusion), list(epochs), list(accuracy), text, accuracy[-1]))
     return _spread_labels(curves)
 
 
-def draw_curves(curves: list[Curve]) -> go.Figure:
-    """One line a member in the colour of its fusion scheme, its trial's number at its end."""
+def gather_stopped(frame: pd.DataFrame, rungs: Mapping[int, list[tuple[int, float]]]) -> list[list[tuple[int, float]]]:
+    """The rungs, accuracy in percent, of trials that were stopped early; of more than ``MAX_STOPPED``, a sample."""
+    trials = [int(trial) for trial in frame.loc[frame["status"] == "stopped", "trial"] if int(trial) in rungs]
+    if len(trials) > MAX_STOPPED:
+        trials = [trials[i] for i in np.linspace(0, len(trials) - 1, MAX_STOPPED).astype(int)]
+    return [[(epoch, 100 * value) for epoch, value in rungs[trial]] for trial in trials]
+
+
+def draw_curves(curves: list[Curve], stopped: Sequence[list[tuple[int, float]]] = ()) -> go.Figure:
+    """One line a member in the colour of its fusion scheme, its trial's number at its end; the stopped in grey."""
     figure = new_figure("epoch", "validation accuracy (%)")
+    _draw_stopped_curves(figure, stopped)
     named: set[str] = set()
     for curve in curves:
         line = {"color": fusion_mark(curve.fusion).colour, "width": 1.8}
@@ -145,6 +199,26 @@ def draw_fusions(groups: list[FusionGroup]) -> go.Figure:
     return figure
 
 
+def _draw_stopped_curves(figure: go.Figure, stopped: Sequence[list[tuple[int, float]]]) -> None:
+    """All in one trace with gaps, a cross where each was stopped."""
+    if not stopped:
+        return
+    x = [epoch for curve in stopped for epoch in (*(point[0] for point in curve), None)]
+    y = [value for curve in stopped for value in (*(point[1] for point in curve), None)]
+    group = {"legendgroup": "stopped", "hoverinfo": "skip"}
+    line = {"color": FAINT, "width": 1}
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, showlegend=False, **group))
+    ends = [curve[-1] for curve in stopped]
+    marker = {"symbol": "x-thin", "size": 7, "line": {"color": INK, "width": 1.2}}
+    ends_xy = {"x": [end[0] for end in ends], "y": [end[1] for end in ends]}
+    figure.add_trace(go.Scatter(**ends_xy, mode="markers", marker=marker, name="stopped early", **group))
+
+
+def _rising(times: np.ndarray) -> list[float]:
+    """Nothing where a time is missing or none has passed."""
+    return times.tolist() if np.isfinite(times).all() and len(times) and times[-1] > 0 else []
+
+
 def _corners(values: list[float]) -> list[int]:
     """Where the line changes, and its ends: all that a step line needs."""
     changes = [i for i in range(1, len(values)) if values[i] != values[i - 1]]
@@ -185,3 +259,7 @@ def _spread_labels(curves: list[Curve]) -> list[Curve]:
         previous = min(curve.accuracy[-1], previous - gap)
         placed[curve.trial] = previous
     return [curve._replace(label_y=placed[curve.trial]) for curve in curves]
+
+
+# Unit, its length in seconds, and from how many seconds on it is used.
+_CLOCKS = (("hours", 3600.0, 2 * 3600.0), ("minutes", 60.0, 120.0), ("seconds", 1.0, 0.0))

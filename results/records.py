@@ -1,4 +1,4 @@
-"""The events of a study's ledger: what was asked, what a rung showed, how a trial ended.
+"""The events of a study's ledger: what was asked, what a rung showed, how a trial ended, when and why all of it did.
 
 One event is one JSON object on one line. Standard library only, so that anything can read a study.
 """
@@ -65,9 +65,25 @@ class Finished:
     time: float = 0.0
 
 
-Event = Asked | Rung | Finished
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A process began to hand out trials: what lies between the event before and this one is no time of the study."""
 
-EVENTS: dict[str, type] = {"asked": Asked, "rung": Rung, "finished": Finished}
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """The study came to its end, for this reason. With a larger budget it goes on after this."""
+
+    reason: str
+    time: float = 0.0
+
+
+Event = Asked | Rung | Finished | Started | Ended
+
+EVENTS: dict[str, type] = {"asked": Asked, "rung": Rung, "finished": Finished, "started": Started, "ended": Ended}
+_FIELDS = {name: frozenset(spec.name for spec in dataclasses.fields(cls)) for name, cls in EVENTS.items()}
 
 
 def encode_event(event: Event) -> dict[str, Any]:
@@ -84,7 +100,7 @@ def decode_event(data: Mapping[str, Any]) -> Event:
     cls = EVENTS.get(data.get("event", ""))
     if cls is None:
         raise RecordError(f"unknown event {data.get('event')!r}; known: {', '.join(EVENTS)}")
-    known = {spec.name for spec in dataclasses.fields(cls)}
+    known = _FIELDS[data["event"]]
     values = {key: value for key, value in data.items() if key in known}
     if "metrics" in values:
         values["metrics"] = {key: _decode_number(value) for key, value in values["metrics"].items()}

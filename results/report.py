@@ -5,56 +5,53 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from results.frame import front, load_frame
-from results.metrics import COSTS, cost_metric
+from results.findings import Findings, load_findings
 from results.page import escape, page
-from results.report_sections import SECTIONS, Findings
-from results.store import StudyStore, WriteError
-from results.tables import to_csv, to_markdown
+from results.report_sections import SECTIONS
+from results.store import WriteError
+from results.tables import to_csv, to_latex, to_markdown
 
 
 def write_report(study_dir: Path) -> Path:
-    """Write report/index.html, front.csv, front.md and trials.csv into the study's folder; returns the page's path.
+    """Write report/index.html, front.csv, front.md, front.tex and trials.csv into the study's folder; returns the page.
 
     The same records give the same bytes. Works at any time: before the first trial, while the study runs, after it.
     Raises StoreError if the study cannot be read or the folder cannot be written.
     """
-    findings = load_findings(study_dir)
-    files = {
+    return write_findings(load_findings(study_dir))
+
+
+def write_findings(findings: Findings) -> Path:
+    """``write_report`` of what has been read already."""
+    return write_files(findings.study_dir / "report", report_files(findings)) / "index.html"
+
+
+def report_files(findings: Findings) -> dict[str, str]:
+    """The files of a report by their names."""
+    return {
         "trials.csv": to_csv(findings.frame),
         "front.csv": to_csv(findings.members),
         "front.md": to_markdown(findings.members),
+        "front.tex": to_latex(findings.members),
         "index.html": build_page(findings),
     }
-    folder = study_dir / "report"
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> Path:
+    """Write texts into a folder, each whole or not at all; returns the folder. Raises WriteError if that fails."""
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             _replace(folder / name, text)
     except OSError as error:
         raise WriteError(f"cannot write the report to {folder}: {error.strerror or error}") from error
-    return folder / "index.html"
-
-
-def load_findings(study_dir: Path) -> Findings:
-    """All that a report tells of, read once."""
-    store = StudyStore.open_readonly(study_dir)
-    study, frame = store.study, load_frame(study_dir)
-    cost = primary_cost(study)
-    return Findings(study_dir, study, store.environment, frame, cost_metric(cost), front(frame, cost))
-
-
-def primary_cost(study: Mapping[str, Any]) -> str:
-    """The cost among the study's objectives; FLOPs if there is none."""
-    metrics = [str(objective.get("metric", "")) for objective in study.get("objectives") or []]
-    return next((metric for metric in metrics if metric in COSTS), "macs")
+    return folder
 
 
 def build_page(findings: Findings) -> str:
     """The page as one text."""
-    title = str(findings.study.get("name") or findings.study_dir.name)
+    title = findings.name
     header = f'<header><p class="eyebrow">CrossViT architecture search</p><h1>{escape(title)}</h1></header>\n'
     return page(f"{title}: architecture search", header, *(build(findings) for build in SECTIONS))
 

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
+from results.findings import Findings, mapping
 from results.frame import RUNNING, front
-from results.metrics import ACCURACY, Metric
-from results.page import bullet_list, cards, fields_table, figure, folded, paragraph, section, table
+from results.metrics import ACCURACY
+from results.page import Markup, cards, copy_button, figure, folded, paragraph, section, table
 from results.picks import Pick, pick_members
-from results.plots import draw_front_plot, gather_front_plot
-from results.plots_progress import (
-    MAX_CURVES,
-    draw_curves,
-    draw_fusions,
-    draw_hypervolume,
-    gather_curves,
-    gather_fusions,
-    gather_hypervolume,
-)
+from results.plot_style import Drawn
+from results.plots_importance import metric_label
+from results.report_figures import accuracy_figures, importance_figures, progress_figures
+from results.report_method import caveats, measurement
 from results.tables import FRONT_NOTE, KEY_LENGTH, front_cells
 from results.units import human_count, percent, plural, with_spread
 
 MAX_REASONS = 60
 MAX_LISTED = 12
-
-
-class Findings(NamedTuple):
-    """All that a report tells of: the study as asked, what it ran on, its trials, and the front over its cost."""
-
-    study_dir: Path
-    study: dict[str, Any]
-    environment: dict[str, Any]
-    frame: pd.DataFrame
-    cost: Metric
-    members: pd.DataFrame
-
-    def count(self, status: str) -> int:
-        return int((self.frame["status"] == status).sum())
-
-    def limit(self, metric: str) -> float | None:
-        """The space's upper bound on a metric, if it has one."""
-        window = _mapping(_mapping(_mapping(self.study.get("space")).get("limits")).get(metric))
-        bound = window.get("max")
-        return float(bound) if isinstance(bound, (int, float)) else None
-
+MAX_MEMBERS = 60
+_OPEN_REASONS = 8
+_MAX_PAIRS = 8
 
 # What was found ------------------------------------------------------------------------------------------------------
 
@@ -61,8 +36,8 @@ def headline(findings: Findings) -> str:
 
 
 def _headline_text(findings: Findings) -> str:
-    space = _mapping(findings.study.get("space")).get("name", "?")
-    data = _mapping(findings.study.get("data")).get("name", "?")
+    space = mapping(findings.study.get("space")).get("name", "?")
+    data = mapping(findings.study.get("data")).get("name", "?")
     asked = plural(len(findings.frame), "architecture")
     done = f"From the space {space}, {asked} {'was' if len(findings.frame) == 1 else 'were'} tried on {data}; "
     members = findings.members
@@ -84,31 +59,21 @@ def _headline_text(findings: Findings) -> str:
 
 def _device_text(findings: Findings) -> str:
     devices = sorted({name for name in findings.frame["device"] if name})
-    left = [f"{findings.count(status):,} {words}" for status, words in _UNFINISHED.items() if findings.count(status)]
+    left = _unfinished_counts(findings)
     hardware = [findings.environment.get("cpu"), *findings.environment.get("gpus", [])]
     machine = ", ".join(name for name in hardware if name)
     ran = f"Ran on {', '.join(devices)}{f' ({machine})' if machine else ''}." if devices else ""
-    return f"{ran}{' Besides: ' + ', '.join(left) + '.' if left else ''}".strip()
+    ended = f" The search ended: {findings.ended}." if findings.ended else ""
+    return f"{ran}{' Besides: ' + ', '.join(left) + '.' if left else ''}{ended}".strip()
 
 
 def main_plots(findings: Findings) -> str:
-    """Accuracy against FLOPs, then against the throughput measured."""
-    presets = findings.study.get("presets") or []
-    about = "Each mark is an architecture; those on the front are outlined. Point at one for its description."
-    parts = []
-    for cost, title, caption in (
-        ("macs", "Accuracy against FLOPs", about),
-        (
-            "throughput_ips",
-            "Accuracy against throughput",
-            "Faster is to the right. Timed while searching: a hint only.",
-        ),
-        ("params", "Accuracy against parameters", ""),
-    ):
-        plot = gather_front_plot(findings.frame, cost, presets)
-        if plot:
-            parts.append(figure(f"accuracy-{cost}", draw_front_plot(plot), title, caption))
-    return section("What was found", *parts)
+    """Accuracy against FLOPs, throughput, parameters, and whatever else was measured."""
+    return section("What was found", *_figures(accuracy_figures(findings)))
+
+
+def _figures(drawn: Iterable[Drawn]) -> list[str]:
+    return [figure(one.name, one.figure, one.title, one.caption) for one in drawn]
 
 
 def which_to_take(findings: Findings) -> str:
@@ -126,7 +91,7 @@ def _pick_card(row: pd.Series, picks: list[Pick]) -> tuple[str, str, list[str]]:
     lines = [
         size + (speed if math.isfinite(row["throughput_ips"]) else ""),
         row["architecture"],
-        f"trial {row['trial']} · {row['arch_key'][:KEY_LENGTH]}",
+        Markup(f"trial {row['trial']} · {copy_button(row['arch_key'], row['arch_key'][:KEY_LENGTH])}"),
         *(_sentence(pick.why) for pick in picks),
     ]
     title = ", ".join(pick.wish if index == 0 else pick.wish.lower() for index, pick in enumerate(picks))
@@ -137,14 +102,28 @@ def front_table(findings: Findings) -> str:
     """The front over the study's cost, and, where it was timed, the one over throughput."""
     if findings.members.empty:
         return ""
-    fast = front(findings.frame, "throughput_ips")
-    other = "" if fast.empty or findings.cost.name == "throughput_ips" else table(*front_cells(fast))
+    fast = front(findings.points, "throughput_ips")
+    other = "" if fast.empty or findings.cost.name == "throughput_ips" else _members_table(fast)
+    note = f"{FRONT_NOTE}. A click on a key copies it. Full figures: front.csv, front.md, front.tex and trials.csv."
     return section(
         "The front",
-        table(*front_cells(findings.members)),
-        paragraph(f"{FRONT_NOTE}. Full figures: front.csv, front.md and trials.csv beside this page.", "muted"),
+        _members_table(findings.members),
+        paragraph(note, "muted"),
         folded("The front in accuracy and measured throughput", other),
     )
+
+
+def _members_table(members: pd.DataFrame) -> str:
+    shown = members.head(MAX_MEMBERS)
+    cells = front_cells(shown)
+    place = cells.header.index("key")
+    rows = [
+        (*row[:place], copy_button(key, row[place]), *row[place + 1 :])
+        for row, key in zip(cells.rows, shown["arch_key"])
+    ]
+    left = len(members) - len(shown)
+    more = paragraph(f"The {len(shown)} cheapest of {len(members):,}; all are in front.csv.", "muted") if left else ""
+    return table(cells.header, cells.numeric, rows) + more
 
 
 # How it went ---------------------------------------------------------------------------------------------------------
@@ -152,110 +131,56 @@ def front_table(findings: Findings) -> str:
 
 def progress_plots(findings: Findings) -> str:
     """Hypervolume, learning curves, accuracy by fusion scheme."""
-    volume = gather_hypervolume(findings.frame, findings.cost.name, findings.limit(findings.cost.name))
-    curves = gather_curves(findings.study_dir, findings.members)
-    groups = gather_fusions(findings.frame, findings.cost.name)
-    parts = []
-    if volume:
-        caption = (
-            "How much of the trade-off the front covers. A line that has gone flat says that more trials add little."
-        )
-        parts.append(figure("hypervolume", draw_hypervolume(volume), "Hypervolume over the search", caption))
-    if curves:
-        shown = f" ({MAX_CURVES} of {len(findings.members)})" if len(findings.members) > MAX_CURVES else ""
-        title = f"Learning curves of the front{shown}"
-        parts.append(figure("curves", draw_curves(curves), title, "Labels are trial numbers."))
-    if groups:
-        caption = (
-            "Number of trials in brackets. The searcher chose what to try: this shows where it went, not a fair trial."
-        )
-        parts.append(figure("fusion", draw_fusions(groups), "Accuracy by fusion scheme", caption))
-    return section("How the search went", *parts)
+    return section("How the search went", *_figures(progress_figures(findings)))
+
+
+def what_matters(findings: Findings) -> str:
+    """The dimensions of the space by what they explain, and the pairs that act together."""
+    rows = [
+        (metric_label(metric), f"{first} x {second}", f"{100 * share:.1f} %")
+        for metric, importance in findings.importance.items()
+        for (first, second), share in _largest(importance.pairs)
+        if share >= 0.001
+    ]
+    pairs = table(("explains", "pair", "share beyond its two parts"), (False, False, True), rows) if rows else ""
+    return section("Which dimensions matter", *_figures(importance_figures(findings)), folded("Pairs", pairs))
+
+
+def _largest(pairs: dict[tuple[str, str], float]) -> list[tuple[tuple[str, str], float]]:
+    return sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:_MAX_PAIRS]
 
 
 def unfinished_trials(findings: Findings) -> str:
-    """Every trial without a result, by its state and reason."""
+    """Every trial without a result, by its state and reason; folded when there are many."""
     rows = findings.frame[findings.frame["status"].isin(list(_UNFINISHED))]
     if rows.empty:
         return ""
     reasons = rows["error"].where(rows["status"] != "stopped", _stop_reasons(rows))
     groups = rows.assign(reason=reasons).groupby(["status", "reason"], sort=True)["trial"]
-    lines = [(status, str(len(trials)), reason or "-", _numbers(list(trials))) for (status, reason), trials in groups]
-    more = paragraph(f"{len(lines) - MAX_REASONS} further reasons are in trials.csv.", "muted")
+    lines = [(status, f"{len(trials):,}", reason or "-", _numbers(trials)) for (status, reason), trials in groups]
+    more = paragraph(f"{len(lines) - MAX_REASONS:,} further reasons are in trials.csv.", "muted")
+    listing = table(("state", "trials", "reason", "numbers"), (False, True, False, False), lines[:MAX_REASONS])
+    listing += more if len(lines) > MAX_REASONS else ""
+    counts = ", ".join(_unfinished_counts(findings))
+    many = len(lines) > _OPEN_REASONS
     return section(
         "Trials without a result",
-        table(("state", "trials", "reason", "numbers"), (False, True, False, False), lines[:MAX_REASONS]),
-        more if len(lines) > MAX_REASONS else "",
+        paragraph(f"{plural(len(rows), 'trial')} of {len(findings.frame):,}: {counts}."),
+        folded(plural(len(lines), "reason"), listing) if many else listing,
     )
+
+
+def _unfinished_counts(findings: Findings) -> list[str]:
+    return [f"{findings.count(status):,} {words}" for status, words in _UNFINISHED.items() if findings.count(status)]
 
 
 def _stop_reasons(rows: pd.DataFrame) -> pd.Series:
     return rows["epoch"].map(lambda epoch: f"after epoch {epoch}")
 
 
-def _numbers(trials: list[int]) -> str:
-    more = f" and {len(trials) - MAX_LISTED} more" if len(trials) > MAX_LISTED else ""
-    return ", ".join(str(trial) for trial in trials[:MAX_LISTED]) + more
-
-
-# How far to trust it -------------------------------------------------------------------------------------------------
-
-
-def measurement(findings: Findings) -> str:
-    """How the numbers came about, and on what."""
-    study = findings.study
-    known = {"presets", "measure", "recipe", "space", "data"}
-    rest = {name: value for name, value in study.items() if name not in known}
-    text = (
-        "FLOPs are multiply-adds, counted from the architecture in closed form, as are parameters. Accuracy is the "
-        "share of validation images classified correctly by the trained network. Throughput is the median over several "
-        "timed windows after warm-up, with its interquartile range."
-    )
-    return section(
-        "How the numbers were measured",
-        paragraph(text),
-        folded("Throughput protocol", fields_table(_mapping(study.get("measure")))),
-        folded("Machine and versions", fields_table(findings.environment)),
-        folded("Data", fields_table(_mapping(study.get("data")))),
-        folded("Training recipe", fields_table(_mapping(study.get("recipe")))),
-        folded("Space", fields_table(_mapping(study.get("space")))),
-        folded("Study", fields_table(rest)),
-    )
-
-
-def caveats(findings: Findings) -> str:
-    """What these numbers do not say."""
-    items = [
-        f"Accuracies are on the validation split, which the search itself used to choose{_chance_error(findings)}. "
-        "The test split has not been looked at.",
-        "The best of many is flattered by luck: expect the top of the front to lose a little when it is trained again. "
-        "Each architecture was trained once, with one seed. Retrain the finalists over several seeds before deciding.",
-        "Throughput was measured in the course of the search, where other work may have run on the same machine. Time "
-        "the front on its own (make bench) before quoting a number, and only compare numbers from one device.",
-        "All architectures share one short recipe. A longer one may change their order.",
-    ]
-    return section("Read with care", bullet_list(items)) if len(findings.frame) else ""
-
-
-def _chance_error(findings: Findings) -> str:
-    count = validation_images(findings.study)
-    if findings.members.empty or not count:
-        return ""
-    best = float(findings.members[ACCURACY].max())
-    error = math.sqrt(best * (1 - best) / count)
-    points = f"one image is {100 / count:.2g} points"
-    spread = f", and chance alone moves {percent(best)} by about {100 * error:.2g} points" if error else ""
-    return f" ({count:,} images: {points}{spread})"
-
-
-def validation_images(study: Mapping[str, Any]) -> int:
-    """The size of the validation split, 0 if the study does not say."""
-    splits = _mapping(_mapping(study.get("data")).get("splits"))
-    return next((int(splits[name]) for name in ("val", "validation") if isinstance(splits.get(name), int)), 0)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+def _numbers(trials: pd.Series) -> str:
+    more = f" and {len(trials) - MAX_LISTED:,} more" if len(trials) > MAX_LISTED else ""
+    return ", ".join(str(trial) for trial in trials.iloc[:MAX_LISTED]) + more
 
 
 def _sentence(text: str) -> str:
@@ -270,6 +195,7 @@ SECTIONS: tuple[Callable[[Findings], str], ...] = (
     which_to_take,
     front_table,
     progress_plots,
+    what_matters,
     unfinished_trials,
     measurement,
     caveats,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from results.records import Event, RecordError, decode_event, encode_event
+from results.records import Event, decode_event, encode_event
 
 FORMAT = 1
 DEFAULT_RUNS_DIR = Path("results/runs")
@@ -192,7 +192,7 @@ def find_studies(runs_dir: Path) -> list[str]:
 def _parse_line(line: bytes, path: Path, number: int) -> Event:
     try:
         return decode_event(json.loads(line))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecordError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:  # all that JSON of another shape can lead to
         raise StoreError(f"{path}, line {number} is not an event of a ledger ({error}); cut it out to go on") from error
 
 

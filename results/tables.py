@@ -56,6 +56,15 @@ def to_markdown(members: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def to_latex(members: pd.DataFrame) -> str:
+    """A tabular with the rules of booktabs, every text escaped; ends in a newline. Needs the package booktabs."""
+    cells = front_cells(members)
+    columns = "".join("r" if right else "l" for right in cells.numeric)
+    lines = [" & ".join(_escape_latex(text) for text in row) + r" \\" for row in (cells.header, *cells.rows)]
+    body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([f"% {FRONT_NOTE}", rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"]) + "\n"
+
+
 def to_csv(rows: pd.DataFrame) -> str:
     """All columns and full digits; a missing number is an empty field."""
     return rows.to_csv(index=False, lineterminator="\n")
@@ -80,5 +89,21 @@ def _pad(row: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> 
     return "| " + " | ".join(texts) + " |"
 
 
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
 def _escape_pipe(text: str) -> str:
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+}

@@ -36,6 +36,13 @@ def with_spread(value: float, iqr: float) -> str:
     return f"{per_second(value)} ±{50 * iqr / value:.1f}%" if known else per_second(value)
 
 
+def quantity(value: float, unit: str) -> str:
+    """Three significant digits and the unit: '1.24 ms', '1,240 MB'."""
+    if not math.isfinite(value):
+        return MISSING
+    return f"{value:,.0f} {unit}" if abs(value) >= 999.5 else f"{value:.3g} {unit}"
+
+
 def duration(seconds: float) -> str:
     """'8 s', '12 min', '3 h 20 min'."""
     if not math.isfinite(seconds):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from search import interrupt
+from search.commands_ablate import ablate
+from search.commands_export import export
+from search.commands_select import retrain, select
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 _RUNS_DIR = Path("results/runs")
+
+_SAMPLER_HELP = (
+    "tpe, nsga2, nsga3, random, gp (thinks for 3 to 5 s per trial), or brute_force (all of a space up to 20,000)."
+)
 
 app = typer.Typer(
     help="Search, measure and choose CrossViT architectures.",
@@ -40,18 +47,47 @@ def search(
     ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; the same name goes on with it.")] = None,
     trials: Annotated[int | None, typer.Option(help="Architectures to try in all.")] = None,
+    hours: Annotated[float | None, typer.Option(help="End after so many hours, all runs together.")] = None,
+    device_hours: Annotated[float | None, typer.Option(help="End when trials took so many hours in all.")] = None,
+    plateau: Annotated[
+        int | None, typer.Option(help="End when so many trials in a row raised the hypervolume by less than 0.1 %.")
+    ] = None,
+    enqueue: Annotated[
+        list[str] | None,
+        typer.Option(help="Train this first: a preset, a JSON file, or STUDY:TRIAL. May be repeated."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training per trial.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the search and of every training.")] = 0,
-    sampler: Annotated[str, typer.Option(help="tpe, nsga2, nsga3, gp or random.")] = "tpe",
+    sampler: Annotated[str, typer.Option(help=_SAMPLER_HELP)] = "tpe",
     objectives: Annotated[str, typer.Option(help="Comma-separated metrics.")] = "val_accuracy,macs,throughput_ips",
+    limit: Annotated[
+        list[str] | None, typer.Option(help="A limit, as 'macs<=40M' or 'latency_ms<=5'. May be repeated.")
+    ] = None,
+    measure: Annotated[
+        str, typer.Option(help="What to measure as well: peak_memory, train_memory, energy, or all; comma-separated.")
+    ] = "",
+    stopping: Annotated[
+        str | None, typer.Option(help="Early stopping: none, asha, hyperband, pareto_rank or optimistic.")
+    ] = None,
+    max_killed: Annotated[
+        float | None, typer.Option(help="optimistic: the chance it may take of stopping a member of the front; 0.05.")
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Ask in rounds: one sequence of trials for any speed of workers.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Trials at a time; the cores or GPUs there are.")] = None,
     executor: Annotated[str, typer.Option(help="ray, or local for this machine without Ray.")] = "ray",
     gpus_per_trial: Annotated[float | None, typer.Option(help="Share of a GPU that a trial takes.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.", envvar="RAY_ADDRESS")] = None,
+    trial_minutes: Annotated[
+        float | None, typer.Option(help="End a trial that reports nothing for so long; no limit.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A training setting, as lr=0.001. May be repeated.")
     ] = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Keep a journal for optuna-dashboard.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write learning curves for TensorBoard.")] = False,
     weights: Annotated[bool, typer.Option(help="Keep every trial's weights.")] = True,
     runs_dir: RunsDir = _RUNS_DIR,
 ) -> None:
@@ -66,14 +102,26 @@ def search(
         name=study,
         data=data,
         trials=trials,
+        hours=hours,
+        device_hours=device_hours,
+        plateau=plateau,
+        enqueue=tuple(enqueue or []),
+        deterministic=deterministic,
         seed=seed,
         sampler=sampler,
-        objectives=tuple(filter(None, (name.strip() for name in objectives.split(",")))),
+        objectives=_split(objectives),
+        limits=tuple(part for text in limit or [] for part in _split(text)),
+        measure=_split(measure),
+        dashboard=dashboard,
+        tensorboard=tensorboard,
+        stopping=stopping,
+        max_killed=max_killed,
         settings=settings,
         executor=executor,
         workers=workers,
         gpus_per_trial=gpus_per_trial,
         ray_address=ray_address,
+        trial_minutes=trial_minutes,
         device=device,
         runs_dir=runs_dir,
         keep_weights=weights,
@@ -83,15 +131,21 @@ def search(
 
 @app.command()
 def report(
-    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Name of the study; of several to compare.")],
+    figures: Annotated[str, typer.Option(help="Also write every plot as a file: png or svg.")] = "",
     runs_dir: RunsDir = _RUNS_DIR,
 ) -> None:
-    """Write a study's report again and show its front."""
+    """Write a study's report again and show its front; of several studies, a page that compares them."""
     from rich.console import Console
 
     from results.store import check_study_name
+    from search.reporting import show_comparison, show_report
 
-    _show_results(runs_dir / check_study_name(study), Console(highlight=False))
+    console = Console(highlight=False)
+    if len(studies) == 1:
+        show_report(runs_dir / check_study_name(studies[0]), console, figures)
+    else:
+        show_comparison(runs_dir, studies, console, figures)
 
 
 @app.command()
@@ -136,6 +190,34 @@ def bench(
 
 
 @app.command()
+def status(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Go on showing it until the search ends.")] = False,
+    runs_dir: RunsDir = _RUNS_DIR,
+) -> None:
+    """Say how a study stands, also while it runs: trials, best accuracy, time left."""
+    from rich.console import Console
+
+    from results.store import check_study_name
+    from search.status import read_status, show_status, watch_status
+
+    study_dir = runs_dir / check_study_name(study)
+    show_status(watch_status(study_dir) if follow else [read_status(study_dir)], Console(highlight=False))
+
+
+@app.command()
+def dashboard(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    runs_dir: RunsDir = _RUNS_DIR,
+) -> None:
+    """Write a study's journal for optuna-dashboard and say how to open it."""
+    from results.store import check_study_name
+    from search.optuna_journal import describe_opening, write_journal
+
+    print(describe_opening(write_journal(runs_dir / check_study_name(study))))
+
+
+@app.command()
 def spaces() -> None:
     """List the built-in spaces."""
     from rich.console import Console
@@ -153,26 +235,34 @@ def spaces() -> None:
 
 @app.command()
 def count(
-    preset: Annotated[str, typer.Argument(help="A preset's name, or a JSON file with an architecture.")],
+    preset: Annotated[str, typer.Argument(help="A preset's name, a JSON file with an architecture, or STUDY:TRIAL.")],
     modules: Annotated[bool, typer.Option(help="Also list every module.")] = False,
+    runs_dir: RunsDir = _RUNS_DIR,
 ) -> None:
     """Count parameters and FLOPs (multiply-adds) of an architecture, in closed form."""
     from rich.console import Console
     from rich.table import Table
 
     from crossvit_core.cost import count_cost
+    from search.enqueue import load_arch
 
-    cost = count_cost(_load_arch(preset))
-    table = Table("", "parameters", "FLOPs (multiply-adds)", "activations", box=None, header_style="bold")
+    cost = count_cost(load_arch(preset, runs_dir))
+    table = Table("", "parameters", "FLOPs (multiply-adds)", "executed", "activations", box=None, header_style="bold")
     rows = dict(cost.by_module) if modules else {}
     for name, part in {**rows, "total": cost}.items():
-        table.add_row(name, f"{part.params:,}", f"{part.macs:,}", f"{part.activations:,}")
+        table.add_row(name, f"{part.params:,}", f"{part.macs:,}", f"{part.executed_macs:,}", f"{part.activations:,}")
     Console(highlight=False).print(table)
+
+
+app.command()(ablate)
+app.command()(export)
+app.command()(select)
+app.command()(retrain)
 
 
 def main() -> NoReturn:
     """Run the command; turn what a user can mend into one line and exit code 2, what failed on the way into 1."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt.arm()
     try:
         app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -185,13 +275,16 @@ def main() -> NoReturn:
 def _search(config: StudyConfig) -> None:
     from rich.console import Console
 
+    from search.environment import command_line
     from search.progress import SearchProgress
+    from search.reporting import show_report
     from search.study import make_executor, resolve_study, run_study
 
     console = Console(highlight=False)
     study = resolve_study(config)
     executor = make_executor(config)
-    console.print(_headline(study), markup=False, soft_wrap=True)
+    for line in (_headline(study), *study.notes):
+        console.print(line, markup=False, soft_wrap=True)
     try:
         macs_limit = next((limit.maximum for limit in study.space.limits if limit.metric == "macs"), None)
         with SearchProgress(console, macs_limit) as progress:
@@ -199,14 +292,14 @@ def _search(config: StudyConfig) -> None:
     except KeyboardInterrupt:
         _ignore_signals()
         console.print(
-            f"interrupted; what finished is kept. To go on:\n  {_command_line()}", markup=False, soft_wrap=True
+            f"interrupted; what finished is kept. To go on:\n  {command_line()}", markup=False, soft_wrap=True
         )
         raise SystemExit(EXIT_INTERRUPTED) from None
     if session.stop_reason:
         console.print(f"the search ended early: {session.stop_reason}", markup=False)
-    _show_results(study.path, console)
+    show_report(study.path, console)
     _check_success(session)
-    _show_next(study, console)
+    _show_next(study, session, console)
 
 
 def _check_success(session: Session) -> None:
@@ -214,13 +307,13 @@ def _check_success(session: Session) -> None:
     from search.session import StudyFailedError
 
     outcomes = session.outcomes
-    if outcomes and all(outcome.status in ("failed", "lost") for outcome in outcomes):
+    if outcomes and all(outcome.status in ("failed", "lost", "infeasible") for outcome in outcomes):
         raise StudyFailedError(f"none of {len(outcomes)} trials succeeded; the last one said: {outcomes[-1].error}")
 
 
 def _headline(study: Study) -> str:
     space, data = study.space, study.data
-    limits = ", ".join(limit.describe() for limit in space.limits)
+    limits = ", ".join(limit.describe() for limit in (*space.limits, *study.plan.measure.limits))
     return (
         f"study {study.name}: {study.trials} trials over {space.size():,} architectures"
         f"{f' ({limits})' if limits else ''}, {data.name} "
@@ -229,35 +322,18 @@ def _headline(study: Study) -> str:
     )
 
 
-def _show_results(study_dir: Path, console: Console) -> None:
-    from results.frame import front, load_frame
-    from results.report import write_report
-    from results.tables import rich_table
+def _show_next(study: Study, session: Session, console: Console) -> None:
+    from search.environment import command_line
 
-    page = write_report(study_dir)
-    console.print(rich_table(front(load_frame(study_dir))))
-    console.print(f"report: {page}", markup=False, soft_wrap=True)
-
-
-def _show_next(study: Study, console: Console) -> None:
-    more = _command_line(trials=2 * study.trials)
+    if session.stop_reason:
+        console.print("next: open the report", markup=False)
+        return
+    more = command_line(trials=2 * study.trials)
     console.print(f"next: open the report, or go on searching with\n  {more}", markup=False, soft_wrap=True)
 
 
-def _load_arch(name: str) -> Any:
-    import json
-
-    from crossvit_core.config import ArchConfig, ArchError, suggest
-    from crossvit_core.presets import PRESETS
-
-    if name in PRESETS:
-        return PRESETS[name]
-    if not Path(name).is_file():
-        raise ArchError(f"no preset and no file {name!r}; {suggest(name, PRESETS)}")
-    try:
-        return ArchConfig.from_dict(json.loads(Path(name).read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArchError(f"{name} is not JSON: {error}") from error
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
 def _parse_settings(pairs: list[str]) -> dict[str, Any]:
@@ -270,23 +346,6 @@ def _parse_settings(pairs: list[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"{pair!r} is no setting; write name=value, as lr=0.001", param_hint="--set")
         settings[name.strip()] = yaml.safe_load(text)
     return settings
-
-
-def _command_line(trials: int | None = None) -> str:
-    """The command that goes on, with another budget if given: make's, if make started this."""
-    from_make = os.environ.get("CROSSVIT_MAKE_COMMAND")
-    if from_make:
-        words = [word for word in shlex.split(from_make) if trials is None or not word.startswith("TRIALS=")]
-        return shlex.join([*words, *([f"TRIALS={trials}"] if trials else [])])
-    arguments = sys.argv[1:]
-    if trials and "--trials" in arguments:
-        place = arguments.index("--trials")
-        arguments = arguments[:place] + arguments[place + 2 :]
-    return shlex.join(["crossvit", *arguments, *(["--trials", str(trials)] if trials else [])])
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _ignore_signals() -> None:
@@ -310,18 +369,23 @@ def _fail_with(error: Exception) -> NoReturn:
 
 def _exit_code(error: Exception) -> int | None:
     """2 for what the user asked, 1 for what broke under way, None for a defect of ours."""
+    from crossvit_core.artefact import ExportError, MismatchError
     from crossvit_core.config import ArchError
     from crossvit_core.data import DataError
     from crossvit_core.recipe import RecipeError
+    from results.figures import FigureFormatError
     from results.store import StoreError, WriteError
     from search.executors.base import ExecutorError
+    from search.limits import LimitConfigError
+    from search.mirrors import MirrorError
     from search.session import StudyFailedError
     from search.study import StudyConfigError
     from space import SpaceError
 
-    if isinstance(error, (StudyFailedError, ExecutorError, WriteError)):
+    if isinstance(error, (StudyFailedError, ExecutorError, MismatchError, WriteError)):
         return EXIT_FAILED
-    if isinstance(error, (ArchError, DataError, RecipeError, SpaceError, StoreError, StudyConfigError)):
+    configured = (FigureFormatError, LimitConfigError, MirrorError, StudyConfigError)
+    if isinstance(error, (ArchError, DataError, ExportError, RecipeError, SpaceError, StoreError, *configured)):
         return EXIT_BAD_INPUT
     return None
 

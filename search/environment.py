@@ -6,6 +6,7 @@ import glob
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ _PACKAGES = ("torch", "timm", "optuna", "ray", "numpy", "moocore", "crossvit-sea
 
 
 def describe_environment() -> dict[str, Any]:
-    """Machine, Python, package versions and commit, as JSON data."""
+    """Machine, Python, package versions, commit and the command that was given, as JSON data."""
     return {
+        "command": command_line(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
@@ -26,6 +28,21 @@ def describe_environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "commit": _commit(),
     }
+
+
+def command_line(trials: int | None = None) -> str:
+    """The command that goes on, with another budget if given: make's, if make started this; empty in a notebook."""
+    from_make = os.environ.get("CROSSVIT_MAKE_COMMAND")
+    if from_make:
+        words = [word for word in shlex.split(from_make) if trials is None or not word.startswith("TRIALS=")]
+        return shlex.join([*words, *([f"TRIALS={trials}"] if trials else [])])
+    if Path(sys.argv[0]).stem != "crossvit":
+        return ""
+    arguments = sys.argv[1:]
+    if trials and "--trials" in arguments:
+        place = arguments.index("--trials")
+        arguments = arguments[:place] + arguments[place + 2 :]
+    return shlex.join(["crossvit", *arguments, *(["--trials", str(trials)] if trials else [])])
 
 
 def count_cores() -> int:
@@ -41,6 +58,12 @@ def count_gpus() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def visible_gpus() -> list[str]:
+    """An entry for CUDA_VISIBLE_DEVICES for each of the devices that this process sees."""
+    entries = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    return [entries[index] if index < len(entries) else str(index) for index in range(count_gpus())]
 
 
 def _gpu_names() -> list[str]:

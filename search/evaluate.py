@@ -17,14 +17,17 @@ from typing import Any
 
 import torch
 
+from crossvit_core.branches import score_branches, share_initial_weights
+from crossvit_core.checkpoint import CheckpointFolder
 from crossvit_core.cost import count_cost
 from crossvit_core.data import ImageData, open_cached
 from crossvit_core.device_lock import DeviceLock
-from crossvit_core.measure import measure_throughput
 from crossvit_core.model import CrossViT, build_model
-from crossvit_core.train import DivergedError, EpochResult, train_model
+from crossvit_core.train import DivergedError, EpochResult, open_split, train_model
 from crossvit_core.weights import save_weights
 from results.records import Finished, Rung, Status
+from search.measuring import Candidate, LimitBrokenError, measure
+from search.outcomes import first_line, is_memory_error, memory_error
 from search.plan import Plan
 from search.trial import Trial
 
@@ -36,6 +39,7 @@ class _Progress:
     metrics: dict[str, float]
     curve: list[dict[str, float]]
     notes: list[str]
+    earlier_seconds: float = 0.0
 
 
 def evaluate(trial: Trial, plan: Plan) -> Iterator[Rung | Finished]:
@@ -47,14 +51,20 @@ def evaluate(trial: Trial, plan: Plan) -> Iterator[Rung | Finished]:
     error, log = "", ""
     try:
         yield from _run(trial, plan, device, progress)
+    except GeneratorExit:
+        _keep_files(trial, plan, progress, log)  # stopped early: the curve so far was paid for
+        raise
+    except LimitBrokenError as broken:
+        status, error = "infeasible", str(broken)
     except DivergedError as diverged:
         status, error = "failed", str(diverged)
-    except (torch.OutOfMemoryError, MemoryError) as too_big:
-        status, error = "failed", f"out of memory on {device}: {_first_line(too_big)}"
-        _free_memory(device)
     except Exception as defect:
-        status, error = "failed", f"{type(defect).__name__}: {_first_line(defect)}"
-        log = traceback.format_exc()
+        too_big = is_memory_error(defect)
+        kind = memory_error(device, trial) if too_big else type(defect).__name__
+        status, error = "failed", f"{kind}: {first_line(defect)}"
+        log = "" if too_big else traceback.format_exc()
+    if status == "failed":
+        _free_memory(device)  # not before here: an exception holds on to the tensors of its frames
     _keep_files(trial, plan, progress, log)
     yield Finished(
         trial=trial.number,
@@ -62,7 +72,7 @@ def evaluate(trial: Trial, plan: Plan) -> Iterator[Rung | Finished]:
         arch_key=trial.arch_key,
         arch=trial.arch.to_dict(),
         seed=trial.seed,
-        seconds=round(time.perf_counter() - start, 3),
+        seconds=round(progress.earlier_seconds + time.perf_counter() - start, 3),
         device=device,
         metrics=progress.metrics,
         error="; ".join(filter(None, [error, *progress.notes])),
@@ -87,35 +97,44 @@ def _run(trial: Trial, plan: Plan, device: str, progress: _Progress) -> Iterator
     progress.metrics.update(macs=cost.macs, params=cost.params, activations=cost.activations)
     torch.manual_seed(trial.seed)
     model = build_model(trial.arch, drop_path_rate=plan.recipe.drop_path).to(device)
+    if plan.share_weights_with is not None:
+        share_initial_weights(model, plan.share_weights_with, trial.seed)
     lock = DeviceLock(device)
-    _measure(model, trial, plan, device, lock, progress)
+    checkpoints = _open_checkpoints(trial, plan, data, device, progress)
+    if not _take_measured(checkpoints, progress):
+        _measure(model, plan, device, lock, progress)
+        _keep_measured(checkpoints, progress)
     # On a CPU a measurement stands load beside it (it compares CPU time), so training need not make room for it.
     training_lock = lock if device != "cpu" else None
-    start, cpu_start = time.perf_counter(), time.process_time()
-    for epoch in train_model(model, data, plan.recipe, seed=trial.seed, device=device, lock=training_lock):
+    for epoch in train_model(
+        model, data, plan.recipe, seed=trial.seed, device=device, lock=training_lock, checkpoints=checkpoints
+    ):
         progress.curve.append({key: round(value, 6) for key, value in epoch.to_dict().items()})
         if epoch.epoch in plan.rungs:
-            yield Rung(trial=trial.number, epoch=epoch.epoch, metrics=_scores(epoch), decision="continue")
-    progress.metrics.update(_scores(epoch), epochs=epoch.epoch, train_seconds=round(time.perf_counter() - start, 3))
-    progress.metrics.update(train_cpu_seconds=round(time.process_time() - cpu_start, 3))
+            known = {**progress.metrics, **_scores(epoch), **_seconds(epoch)}
+            yield Rung(trial=trial.number, epoch=epoch.epoch, metrics=known, decision="continue")
+    progress.metrics.update(_scores(epoch), epochs=epoch.epoch, **_seconds(epoch))
+    if plan.score_branches:
+        progress.metrics.update(_branch_scores(model, data, plan, device))
     if plan.keep_weights and plan.trials_dir is not None:
-        _keep_weights(model, trial, plan.trial_dir(trial.number), progress)
+        _keep_weights(model, trial, data, plan.trial_dir(trial.number), progress)
 
 
-def _measure(model: CrossViT, trial: Trial, plan: Plan, device: str, lock: DeviceLock, progress: _Progress) -> None:
-    start = time.perf_counter()
-    throughput = measure_throughput(
-        model,
-        size=trial.arch.size,
-        in_channels=trial.arch.in_channels,
-        batch_size=plan.measure.batch_size,
-        device=device,
-        pairs=plan.measure.pairs,
-        window_ms=plan.measure.window_ms,
-        amp=plan.recipe.amp,
-        lock=lock,
-    )
-    progress.metrics.update(throughput.metrics(), measure_seconds=round(time.perf_counter() - start, 3))
+def _take_measured(checkpoints: CheckpointFolder | None, progress: _Progress) -> bool:
+    """What an earlier attempt measured stands; nothing measured is lost. False if there is none."""
+    measured = checkpoints.extra.get("measured") if checkpoints is not None else None
+    progress.metrics.update(measured or {})
+    return measured is not None
+
+
+def _keep_measured(checkpoints: CheckpointFolder | None, progress: _Progress) -> None:
+    if checkpoints is not None:
+        checkpoints.extra["measured"] = dict(progress.metrics)
+
+
+def _measure(model: CrossViT, plan: Plan, device: str, lock: DeviceLock, progress: _Progress) -> None:
+    for found in measure(Candidate(model, plan, device, lock)):
+        progress.metrics.update(found)
 
 
 def _scores(epoch: EpochResult) -> dict[str, float]:
@@ -126,11 +145,42 @@ def _scores(epoch: EpochResult) -> dict[str, float]:
     }
 
 
-def _keep_weights(model: CrossViT, trial: Trial, folder: Path, progress: _Progress) -> None:
+def _branch_scores(model: CrossViT, data: ImageData, plan: Plan, device: str) -> dict[str, float]:
+    accuracies = score_branches(model, open_split(data, "val", device), device=device, amp=plan.recipe.amp)
+    return {f"val_accuracy_branch_{index}": round(accuracy, 6) for index, accuracy in enumerate(accuracies)}
+
+
+def _seconds(epoch: EpochResult) -> dict[str, float]:
+    return {"train_seconds": round(epoch.seconds, 3), "train_cpu_seconds": round(epoch.cpu_seconds, 3)}
+
+
+def _open_checkpoints(
+    trial: Trial, plan: Plan, data: ImageData, device: str, progress: _Progress
+) -> CheckpointFolder | None:
+    """Where this trial saves its state, and what earlier attempts left; None for a plan that keeps no files."""
+    if plan.trials_dir is None:
+        return None
+    identity = {
+        "arch_key": trial.arch_key,
+        "seed": trial.seed,
+        "recipe": plan.recipe.to_dict(),
+        "data": data.fingerprint,
+        "device": torch.device(device).type,
+    }
+    folder = plan.trial_dir(trial.number)
+    checkpoints = CheckpointFolder(folder, identity, attempt=trial.attempt, epochs=plan.rungs)
+    if checkpoints.found is not None:
+        progress.earlier_seconds = checkpoints.found.state["curve"][-1]["seconds"]
+    progress.notes = checkpoints.notes
+    return checkpoints
+
+
+def _keep_weights(model: CrossViT, trial: Trial, data: ImageData, folder: Path, progress: _Progress) -> None:
     """A full disk costs the weights, not what was measured: that is in the ledger's hands."""
+    about = {"arch_key": trial.arch_key, "mean": list(data.mean), "std": list(data.std)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(folder / "weights.safetensors", model, metadata={"arch_key": trial.arch_key})
+        save_weights(folder / "weights.safetensors", model, metadata=about)
     except OSError as error:
         progress.notes.append(f"weights not kept: {error.strerror or error}")
 
@@ -157,10 +207,6 @@ def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0][:300]
 
 
 def _free_memory(device: str) -> None:

@@ -33,6 +33,10 @@ OBJECTIVES: dict[str, Objective] = {
     "params": Objective("params", "min", "parameters", log=True),
     "activations": Objective("activations", "min", "activations", log=True),
     "throughput_ips": Objective("throughput_ips", "max", "throughput (images/s)", log=True),
+    "latency_ms": Objective("latency_ms", "min", "latency of one image (ms)", log=True),
+    "peak_memory_mb": Objective("peak_memory_mb", "min", "peak memory of a forward pass (MB)", log=True),
+    "train_memory_mb": Objective("train_memory_mb", "min", "peak memory of a training step (MB)", log=True),
+    "energy_mj": Objective("energy_mj", "min", "energy per image (mJ)", log=True),
 }
 
 DEFAULT_OBJECTIVES = ("val_accuracy", "macs", "throughput_ips")

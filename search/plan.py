@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from crossvit_core.config import ArchConfig
 from crossvit_core.recipe import TrainRecipe
+from search.measures import ALWAYS
+
+if TYPE_CHECKING:
+    from space import Limit
+
+GEOMETRIC = (0.125, 0.25, 0.5)
 
 
 @dataclass(frozen=True)
 class MeasurePlan:
-    """The throughput protocol: ``pairs`` windows of candidate and reference in turn, each ``window_ms`` long."""
+    """What is measured of a candidate, in the order of ``search.measures``, and the limits that it is held against.
+
+    The throughput protocol: ``pairs`` windows of candidate and reference in turn, each ``window_ms`` long.
+    """
 
     batch_size: int = 32
     pairs: int = 60
     window_ms: float = 10.0
+    measures: tuple[str, ...] = ALWAYS
+    limits: tuple[Limit, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What a study must keep: the protocol, and the limits if there are any. More may be measured later."""
+        protocol = {"batch_size": self.batch_size, "pairs": self.pairs, "window_ms": self.window_ms}
+        return {**protocol, "limits": [limit.to_dict() for limit in self.limits]} if self.limits else protocol
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a trial is evaluated. ``rungs`` are the epochs after which it reports; ``data_path`` is a cached dataset."""
+    """How a trial is evaluated. ``rungs`` are the epochs after which it reports; ``data_path`` is a cached dataset.
+
+    ``trial_minutes``: a worker that reports nothing for so long (wall clock) is ended, its trial has failed.
+    ``share_weights_with``: start from this architecture's initial weights of the same seed wherever names and shapes
+    agree, so that trials of one seed form pairs. ``score_branches``: also score each branch by itself.
+    """
 
     recipe: TrainRecipe
     data_path: Path
@@ -33,6 +53,9 @@ class Plan:
     measure: MeasurePlan = field(default_factory=MeasurePlan)
     keep_weights: bool = True
     threads: int = 1
+    trial_minutes: float | None = None
+    share_weights_with: ArchConfig | None = None
+    score_branches: bool = False
 
     def trial_dir(self, number: int) -> Path:
         """Folder of a trial's files."""
@@ -41,6 +64,7 @@ class Plan:
         return self.trials_dir / f"{number:05d}"
 
 
-def geometric_rungs(epochs: int) -> tuple[int, ...]:
-    """An eighth, a quarter and a half of the epochs: where a trial says how it does."""
-    return tuple(sorted({epochs // share for share in (8, 4, 2) if 0 < epochs // share < epochs}))
+def geometric_rungs(epochs: int, shares: Sequence[float] = GEOMETRIC) -> tuple[int, ...]:
+    """The epochs after which a trial says how it does: at these shares of them, before the last."""
+    reached = {int(share * epochs + 1e-9) for share in shares}
+    return tuple(sorted(epoch for epoch in reached if 0 < epoch < epochs))

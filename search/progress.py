@@ -23,7 +23,7 @@ class SearchProgress:
     left; elsewhere each line carries them.
     """
 
-    def __init__(self, console: Console, macs_limit: int | None) -> None:
+    def __init__(self, console: Console, macs_limit: float | None) -> None:
         self._console = console
         self._corner = (1.0, math.log10(macs_limit) if macs_limit else None)
         self._points: list[tuple[float, float]] = []

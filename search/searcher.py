@@ -12,11 +12,15 @@ from results.records import Asked, Finished
 
 @dataclass(frozen=True)
 class Proposal:
-    """An architecture to try. ``hints`` is whatever ``restore`` needs beyond the architecture, as JSON data."""
+    """An architecture to try. ``hints`` is whatever ``restore`` needs beyond the architecture, as JSON data.
+
+    ``seed`` is what to train it with; without one the session derives it from the study's seed and the architecture.
+    """
 
     arch: ArchConfig
     source: str
     hints: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
 
 class Searcher(Protocol):
@@ -27,7 +31,7 @@ class Searcher(Protocol):
         ...
 
     def restore(self, asked: Asked) -> None:
-        """Learn of a trial that was asked in an earlier process, in the order of the ledger."""
+        """Learn of a trial that was not asked of it: of an earlier process, or enqueued; in the order of the ledger."""
         ...
 
     def tell(self, finished: Finished) -> None:

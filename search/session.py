@@ -13,15 +13,21 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from crossvit_core.config import ArchConfig
-from results.records import Asked, Decision, Event, Finished, Rung
+from results.records import Asked, Decision, Ended, Event, Finished, Rung, Started, Status
 from results.store import StudyStore
+from search.budget import Budget, Spending
+from search.enqueue import Enqueued
+from search.outcomes import ran_out_of_memory
+from search.rounds import Rounds
 from search.searcher import Searcher
+from search.stopping import NeverStop, StoppingRule
 from search.trial import Trial, derive_seed
 
 Listener = Callable[[Event], None]
 
 MAX_ATTEMPTS = 3
 MAX_FAILURES_IN_A_ROW = 8
+MAX_FAILED_STARTS_IN_A_ROW = 24
 
 
 class StudyFailedError(Exception):
@@ -33,6 +39,8 @@ class Session:
 
     Built on a ledger that has events already, it goes on where they end: finished trials are told to the searcher
     again, trials that were running are handed out first, under their old numbers.
+
+    ``enqueued`` architectures are trained once each, before any proposal. ``round_size``: see ``Rounds``.
     """
 
     def __init__(
@@ -42,6 +50,10 @@ class Session:
         *,
         trials: int,
         seed: int,
+        stopping: StoppingRule | None = None,
+        spending: Spending | None = None,
+        enqueued: Iterable[Enqueued] = (),
+        round_size: int = 0,
         listeners: Iterable[Listener] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -49,22 +61,36 @@ class Session:
         self._searcher = searcher
         self._trials = trials
         self._seed = seed
-        self._listeners = tuple(listeners)
+        self._stopping = stopping or NeverStop()
+        self._spending = spending or Spending(Budget())
+        self._rounds = Rounds(round_size, searcher.tell)
+        self._listeners: tuple[Listener, ...] = ()
         self._clock = clock
         self._asked: dict[int, Asked] = {}
+        self._taken: set[str] = set()
         self._finished: dict[int, Finished] = {}
         self._rungs: dict[tuple[int, int], Rung] = {}
         self._attempts: dict[int, int] = {}
         self._running: set[int] = set()
+        self._losses: dict[int, int] = {}
+        self._alone: set[int] = set()
         self._failures_in_a_row = 0
+        self._failed_starts_in_a_row = 0
+        self._begun = False
+        self._end_on_record = ""
         self.stop_reason = ""
         self._replay()
+        self._settle_stopped()
+        self._enqueued = deque(sorted(enqueued, key=lambda item: not item.required))
         self._waiting = deque(number for number in self._asked if number not in self._finished)
+        self._listeners = tuple(listeners)  # they hear of what happens from here on
+        self._note_spent()
 
     @property
     def trials(self) -> int:
-        """The budget: how many trials the study is to have in all."""
-        return self._trials
+        """How many trials the study is to have in all: its budget, and what is enqueued beyond that."""
+        pending = {item.arch.key() for item in self._enqueued if item.required} - self._taken
+        return max(self._trials, len(self._asked) + len(pending))
 
     @property
     def outcomes(self) -> list[Finished]:
@@ -78,97 +104,191 @@ class Session:
 
     def next_trial(self) -> Trial | None:
         """The next piece of work; None when nothing is to be handed out now (``is_over`` says whether for good)."""
-        if self.stop_reason:
-            return None
         if self._waiting:
             return self._hand_out(self._waiting.popleft())
-        number = len(self._asked)
-        if number >= self._trials:
-            return None
-        proposal = self._searcher.ask(number, {asked.arch_key for asked in self._asked.values()})
-        if proposal is None:
-            self.stop_reason = "every architecture of the space has been tried"
-            return None
-        key = proposal.arch.key()
-        asked = Asked(
-            trial=number,
-            arch_key=key,
-            arch=proposal.arch.to_dict(),
-            seed=derive_seed(self._seed, key),
-            source=proposal.source,
-            hints=proposal.hints,
-        )
-        self._asked[number] = self._write(asked)
-        return self._hand_out(number)
+        asked = self._ask_next() if self._rounds.may_ask() else None
+        return None if asked is None else self._hand_out(asked.trial)
 
     def is_over(self) -> bool:
         """Whether no trial is running and none will be handed out."""
-        spent = bool(self.stop_reason) or (len(self._asked) >= self._trials and not self._waiting)
-        return spent and not self._running
+        spent = self._is_spent() and self._next_enqueued() is None
+        return spent and not self._waiting and not self._running
+
+    def end(self, reason: str = "") -> None:
+        """Write down why the study ended, if it is over or a ``reason`` is given, and if that is not on record yet."""
+        if not reason and not self.is_over():
+            return
+        reason = reason or self.stop_reason or f"its {self.trials} trials are done"
+        if reason != self._end_on_record:
+            self._write(Ended(reason=reason))
 
     def report(self, rung: Rung) -> Decision:
         """Whether a running trial goes on. A decision that was written down before (a restarted trial) stands."""
+        self._failed_starts_in_a_row = 0
         place = (rung.trial, rung.epoch)
         if place not in self._rungs:
-            self._rungs[place] = self._write(rung)
+            verdict = self._stopping.decide(rung)
+            metrics = {**rung.metrics, **verdict.why}
+            self._rungs[place] = self._write(dataclasses.replace(rung, metrics=metrics, decision=verdict.decision))
         return self._rungs[place].decision
 
     def record(self, finished: Finished) -> None:
-        """Write down how a trial ended, then tell the searcher. A second outcome of one trial is passed over."""
+        """Write down how a trial ended, then tell the searcher. A second outcome of one trial is passed over.
+
+        A trial that ran out of memory is handed out once more first, to have its device to itself.
+        """
+        self._failed_starts_in_a_row = 0
         self._running.discard(finished.trial)
-        if finished.trial in self._finished:
+        if finished.trial in self._finished or self._comes_again_alone(finished):
             return
+        if finished.status == "stopped":
+            finished = self._with_reasons(finished)
         self._finished[finished.trial] = self._write(finished)
-        self._searcher.tell(finished)
+        self._rounds.add_finished(self._finished[finished.trial])
         self._watch_failures(finished)
 
-    def record_lost(self, trial: Trial, reason: str) -> None:
-        """A worker died under this trial: hand it out again, or give it up after MAX_ATTEMPTS."""
+    def record_lost(self, trial: Trial, reason: str, *, started: bool = True) -> None:
+        """A worker or its machine died under this trial: hand it out again, or give it up after MAX_ATTEMPTS.
+
+        ``started`` is False when the worker had not begun with it, which is not held against the trial. Raises
+        StudyFailedError once MAX_FAILED_STARTS_IN_A_ROW workers have not come so far as to begin.
+        """
         self._running.discard(trial.number)
         if trial.number in self._finished:
             return
-        if trial.attempt < MAX_ATTEMPTS:
+        self._watch_starts(started, reason)
+        losses = self._losses[trial.number] = self._losses.get(trial.number, 0) + started
+        if losses < MAX_ATTEMPTS:
             self._waiting.append(trial.number)
         else:
-            self.record(self._outcome(trial, f"lost {trial.attempt} times; last: {reason}"))
+            error = f"lost {losses} times; last: {reason}"
+            self.record(self._outcome(trial.number, "lost", metrics={}, error=error))
 
-    def _outcome(self, trial: Trial, error: str) -> Finished:
-        asked = self._asked[trial.number]
+    def _comes_again_alone(self, finished: Finished) -> bool:
+        if not ran_out_of_memory(finished) or finished.trial in self._alone:
+            return False
+        self._alone.add(finished.trial)
+        self._waiting.appendleft(finished.trial)
+        return True
+
+    def _outcome(self, number: int, status: Status, metrics: dict[str, float], error: str = "") -> Finished:
+        """An outcome that no worker brought; its seconds are those that the metrics know of."""
+        asked = self._asked[number]
         return Finished(
-            trial=trial.number,
-            status="lost",
+            trial=number,
+            status=status,
             arch_key=asked.arch_key,
             arch=asked.arch,
             seed=asked.seed,
-            seconds=0.0,
+            seconds=sum(metrics.get(name, 0.0) for name in ("measure_seconds", "train_seconds")),
             device="",
-            metrics={},
+            metrics=metrics,
             error=error,
         )
 
+    def _with_reasons(self, stopped: Finished) -> Finished:
+        """A trial that was stopped keeps what its last rung says, and why."""
+        rung = self._rungs.get((stopped.trial, int(stopped.metrics.get("epochs", 0))))
+        return stopped if rung is None else dataclasses.replace(stopped, metrics={**rung.metrics, **stopped.metrics})
+
+    def _settle_stopped(self) -> None:
+        """Record what was decided when the driver died before it was acted on: no epoch is trained for it again."""
+        for rung in list(self._rungs.values()):
+            if rung.decision == "stop" and rung.trial not in self._finished:
+                self.record(self._outcome(rung.trial, "stopped", metrics={**rung.metrics, "epochs": rung.epoch}))
+
+    def _is_spent(self) -> bool:
+        return bool(self.stop_reason) or len(self._asked) >= self._trials
+
+    def _note_spent(self) -> None:
+        """A budget ends the study between two trials, never within one."""
+        if not self._is_spent():
+            self.stop_reason = self._spending.exceeded(self._clock())
+
+    def _next_enqueued(self) -> Enqueued | None:
+        while self._enqueued and self._enqueued[0].arch.key() in self._taken:
+            self._enqueued.popleft()
+        item = self._enqueued[0] if self._enqueued else None
+        return item if item is not None and (item.required or not self._is_spent()) else None
+
+    def _ask_next(self) -> Asked | None:
+        """The next enqueued architecture, else a proposal; None when the study has no more of them."""
+        self._note_spent()
+        item = self._next_enqueued()
+        if item is not None:
+            asked = self._ask(item.arch, item.source, {})
+            self._searcher.restore(asked)
+            return asked
+        if self._is_spent():
+            return None
+        proposal = self._searcher.ask(len(self._asked), self._taken)
+        if proposal is None:
+            self.stop_reason = "every architecture of the space has been tried"
+            return None
+        return self._ask(proposal.arch, proposal.source, proposal.hints, proposal.seed)
+
+    def _ask(self, arch: ArchConfig, source: str, hints: dict[str, Any], seed: int | None = None) -> Asked:
+        """From here on the architecture is taken."""
+        self._begin()
+        key, number = arch.key(), len(self._asked)
+        seed = derive_seed(self._seed, key) if seed is None else seed
+        asked: Asked = self._write(
+            Asked(trial=number, arch_key=key, arch=arch.to_dict(), seed=seed, source=source, hints=hints)
+        )
+        self._add_asked(asked)
+        return asked
+
+    def _add_asked(self, asked: Asked) -> None:
+        self._asked[asked.trial] = asked
+        self._taken.add(asked.arch_key)
+        self._rounds.add_asked()
+
+    def _begin(self) -> None:
+        """Once in a process, before its first trial: time is counted from here."""
+        if not self._begun:
+            self._begun = True
+            self._write(Started())
+
     def _hand_out(self, number: int) -> Trial:
+        self._begin()
         asked = self._asked[number]
         self._running.add(number)
-        self._attempts[number] = self._attempts.get(number, 0) + 1
-        return Trial(number, ArchConfig.from_dict(asked.arch), asked.arch_key, asked.seed, self._attempts[number])
+        attempt = self._attempts[number] = self._attempts.get(number, 0) + 1
+        arch = ArchConfig.from_dict(asked.arch)
+        return Trial(number, arch, asked.arch_key, asked.seed, attempt, alone=number in self._alone)
 
     def _replay(self) -> None:
         for event in self._store.events():
             if isinstance(event, Asked):
-                self._asked[event.trial] = event
+                self._add_asked(event)
                 self._searcher.restore(event)
             elif isinstance(event, Rung):
                 self._rungs[(event.trial, event.epoch)] = event
-            else:
+            elif isinstance(event, Finished):
                 self._finished[event.trial] = event
-                self._searcher.tell(event)
+                self._rounds.add_finished(event)
+            self._observe(event)
+        self._spending.close_run()
 
     def _write(self, event: Any) -> Any:
         event = dataclasses.replace(event, time=round(self._clock(), 3))
         self._store.append(event)
+        self._observe(event)
         for listener in self._listeners:
             listener(event)
         return event
+
+    def _observe(self, event: Event) -> None:
+        """Of every event on the disk, once, in its order."""
+        self._end_on_record = event.reason if isinstance(event, Ended) else ""
+        self._stopping.observe(event)
+        self._spending.observe(event)
+
+    def _watch_starts(self, started: bool, reason: str) -> None:
+        """What keeps every worker from beginning would be tried for ever."""
+        self._failed_starts_in_a_row = 0 if started else self._failed_starts_in_a_row + 1
+        if self._failed_starts_in_a_row >= MAX_FAILED_STARTS_IN_A_ROW:
+            raise StudyFailedError(f"{self._failed_starts_in_a_row} workers in a row did not start; the last: {reason}")
 
     def _watch_failures(self, finished: Finished) -> None:
         """Our own defects hit every trial alike: stop before they eat the budget."""

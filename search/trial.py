@@ -10,13 +10,18 @@ from crossvit_core.config import ArchConfig
 
 @dataclass(frozen=True)
 class Trial:
-    """Train this architecture with this seed. ``attempt`` counts from 1 and grows when a worker was lost."""
+    """Train this architecture with this seed.
+
+    ``attempt`` counts from 1 and grows each time that this driver hands the trial out again. ``alone``: nothing of ours
+    may run beside it on its device, since it has run out of memory there.
+    """
 
     number: int
     arch: ArchConfig
     arch_key: str
     seed: int
     attempt: int = 1
+    alone: bool = False
 
 
 def derive_seed(*parts: object) -> int:

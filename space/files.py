@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from crossvit_core.config import ArchConfig, ArchError, suggest
 from crossvit_core.presets import PRESETS
 from space.dimension import Dimension
-from space.limits import LIMITED_METRICS, Limit, parse_number
+from space.limits import LIMITED_METRICS, Limit, LimitError, make_limit
 from space.paths import PathError, check_path, set_path, to_tree
 from space.space import Space, SpaceError
 
@@ -41,13 +41,18 @@ class _SpaceModel(BaseModel):
 
 @dataclass(frozen=True)
 class SpaceFile:
-    """A space, the file it came from, and the study settings the file recommends (read by the search)."""
+    """A space, the file it came from, and the study settings the file recommends (read by the search).
+
+    ``measured_limits`` are the file's limits on what no closed form counts: the space knows nothing of them, a trial
+    is held against them once it is measured.
+    """
 
     space: Space
     source: str
     description: str
     study: dict[str, Any]
     lines: Lines = field(default_factory=dict, repr=False)
+    measured_limits: tuple[Limit, ...] = ()
 
     def fail(self, where: tuple[str | int, ...], message: str) -> NoReturn:
         """Raise SpaceError about the entry at ``where``."""
@@ -79,8 +84,10 @@ def parse_space(text: str, source: str) -> SpaceFile:
     data, lines = _read_yaml(text, source)
     reader = _Reader(source, lines)
     model = reader.model(data)
-    space = reader.space(model)
-    return SpaceFile(space, source, model.description, model.study, lines)
+    limits = tuple(reader.limit(metric, window) for metric, window in model.limits.items())
+    space = reader.space(model, tuple(limit for limit in limits if limit.metric in LIMITED_METRICS))
+    measured = tuple(limit for limit in limits if limit.metric not in LIMITED_METRICS)
+    return SpaceFile(space, source, model.description, model.study, lines, measured)
 
 
 class _Reader:
@@ -108,7 +115,7 @@ class _Reader:
                 self.fail((), f"the field {where[-1]!r} is missing")
             self.fail(where, f"{'.'.join(map(str, where))}: {first['msg']}, got {first['input']!r}")
 
-    def space(self, model: _SpaceModel) -> Space:
+    def space(self, model: _SpaceModel, limits: tuple[Limit, ...]) -> Space:
         base = self.base(model.base)
         for path, value in model.fixed.items():
             self.path(("fixed", path), path, len(base.branches))
@@ -116,7 +123,6 @@ class _Reader:
         dimensions = tuple(self.dimension(path, choices, base) for path, choices in model.dimensions.items())
         if not dimensions:
             self.fail(("dimensions",), "no dimensions; give at least one path with its choices")
-        limits = tuple(self.limit(metric, window) for metric, window in model.limits.items())
         space = Space(model.name, base, dimensions, limits, model.fixed)
         self.whole(space)
         return space
@@ -160,22 +166,10 @@ class _Reader:
         return Dimension(path, tuple(choices))
 
     def limit(self, metric: str, window: dict[str, Any]) -> Limit:
-        where = ("limits", metric)
-        if metric not in LIMITED_METRICS:
-            self.fail(where, f"unknown limit {metric!r}; {suggest(metric, LIMITED_METRICS)}")
-        sides: dict[str, int] = {}
-        for side, value in window.items():
-            if side not in ("min", "max"):
-                self.fail((*where, side), f"limit {metric}: unknown side {side!r}; use min or max")
-            try:
-                sides[side] = parse_number(value)
-            except ValueError as error:
-                self.fail((*where, side), f"limit {metric}: {error}")
-        if not sides:
-            self.fail(where, f"limit {metric} has neither min nor max")
-        if sides.get("min", 0) > sides.get("max", sides.get("min", 0)):
-            self.fail(where, f"limit {metric} is an empty window: min {window['min']} is above max {window['max']}")
-        return Limit(metric, sides.get("min"), sides.get("max"))
+        try:
+            return make_limit(metric, window)
+        except LimitError as error:
+            self.fail(("limits", metric, error.side), str(error))
 
     def whole(self, space: Space) -> None:
         """Refuse choices that can never be built and limits that leave nothing."""

@@ -1,30 +1,50 @@
-"""Limits on what the closed form can count, and numbers as people write them (40M, 1.5G)."""
+"""Limits on what the closed form can count and on what is measured, and numbers as people write them (40M, 1.5G)."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from crossvit_core.config import suggest
 from crossvit_core.cost import Cost
 
+# Counted in closed form: a space proposes nothing that breaks such a limit.
 LIMITED_METRICS = ("macs", "params", "activations")
 
+# Known once a candidate is built and measured: a trial that breaks such a limit ends before it is trained.
+MEASURED_METRICS = (
+    "latency_ms",
+    "latency_p95_ms",
+    "throughput_ips",
+    "throughput_ratio",
+    "peak_memory_mb",
+    "train_memory_mb",
+    "energy_mj",
+)
+
+_LIMIT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(.*?)\s*")
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kKmMgG]?)\s*")
 _SCALE = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
 
 
 def parse_number(value: Any) -> int:
     """40M, 1.5G, 200k, 3e6 or a plain number, as an integer. Raises ValueError."""
+    return round(parse_quantity(value))
+
+
+def parse_quantity(value: Any) -> float:
+    """As ``parse_number``, with what stands behind the point."""
     if isinstance(value, bool):
         raise ValueError(f"{value!r} is not a number; write 3000000, 3M, 1.5G or 200k")
     if isinstance(value, (int, float)) and math.isfinite(value) and value >= 0:
-        return round(value)
+        return float(value)
     match = _NUMBER.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{value!r} is not a number; write 3000000, 3M, 1.5G or 200k")
-    return round(float(match.group(1)) * _SCALE[match.group(2).lower()])
+    return float(match.group(1)) * _SCALE[match.group(2).lower()]
 
 
 def format_number(value: float) -> str:
@@ -37,11 +57,11 @@ def format_number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Limit:
-    """A closed window on one count of an architecture. An open side is None."""
+    """A closed window on one metric of an architecture. An open side is None."""
 
     metric: str
-    minimum: int | None = None
-    maximum: int | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
     def excess(self, cost: Cost) -> float:
         """How far the count lies outside the window, as a difference of logarithms; 0 inside."""
@@ -52,6 +72,19 @@ class Limit:
             return math.log((self.minimum + 1) / (value + 1))
         return 0.0
 
+    def breach(self, metrics: Mapping[str, float]) -> str:
+        """Why the metrics are outside the window; empty inside it, and where the metric is not known yet."""
+        value = metrics.get(self.metric)
+        if value is None:
+            return ""
+        low = -math.inf if self.minimum is None else self.minimum
+        high = math.inf if self.maximum is None else self.maximum
+        # A value that is no number is inside no window.
+        return "" if low <= value <= high else f"{self.metric} is {format_number(value)}, allowed is {self.describe()}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"metric": self.metric, "min": self.minimum, "max": self.maximum}
+
     def describe(self) -> str:
         """The window in words: 'macs at most 40 M'."""
         low, high = self.minimum, self.maximum
@@ -60,3 +93,55 @@ class Limit:
         if high is not None:
             return f"{self.metric} at most {format_number(high)}"
         return f"{self.metric} at least {format_number(low or 0)}"
+
+
+class LimitError(ValueError):
+    """A limit that makes no sense. ``side`` is the side at fault, 'min' or 'max' or what stands there instead."""
+
+    def __init__(self, message: str, side: str = "") -> None:
+        super().__init__(message)
+        self.side = side
+
+
+def make_limit(metric: str, sides: Mapping[str, Any]) -> Limit:
+    """A limit from its sides as people write them ({'max': '40M'}). Raises LimitError."""
+    known = (*LIMITED_METRICS, *MEASURED_METRICS)
+    if metric not in known:
+        raise LimitError(f"unknown limit {metric!r}; {suggest(metric, known)}")
+    parse = parse_number if metric in LIMITED_METRICS else parse_quantity
+    values: dict[str, float] = {}
+    for side, value in sides.items():
+        if side not in ("min", "max"):
+            raise LimitError(f"limit {metric}: unknown side {side!r}; use min or max", side)
+        try:
+            values[side] = parse(value)
+        except ValueError as error:
+            raise LimitError(f"limit {metric}: {error}", side) from error
+    if not values:
+        raise LimitError(f"limit {metric} has neither min nor max")
+    if values.get("min", 0) > values.get("max", math.inf):
+        raise LimitError(f"limit {metric} is an empty window: min {sides['min']} is above max {sides['max']}")
+    return Limit(metric, values.get("min"), values.get("max"))
+
+
+def parse_limit(text: str) -> Limit:
+    """'latency_ms<=5' or 'macs>=1M' as a limit. Raises LimitError."""
+    match = _LIMIT.fullmatch(text)
+    if match is None:
+        raise LimitError(f"{text!r} is no limit; write a metric, <= or >=, and a number, as in 'latency_ms<=5'")
+    metric, sign, value = match.groups()
+    return make_limit(metric, {"max" if sign == "<=" else "min": value})
+
+
+def override_limits(limits: Iterable[Limit], asked: Iterable[Limit]) -> tuple[Limit, ...]:
+    """The limits with each side that was asked for in place of their own. Raises LimitError for an empty window."""
+    merged = {limit.metric: limit for limit in limits}
+    for limit in asked:
+        old = merged.get(limit.metric, Limit(limit.metric))
+        low = old.minimum if limit.minimum is None else limit.minimum
+        high = old.maximum if limit.maximum is None else limit.maximum
+        if low is not None and high is not None and low > high:
+            window = f"min {format_number(low)} is above max {format_number(high)}"
+            raise LimitError(f"limit {limit.metric} is an empty window: {window}")
+        merged[limit.metric] = Limit(limit.metric, low, high)
+    return tuple(merged.values())

@@ -31,10 +31,40 @@ class PathError(ValueError):
 
 def to_tree(arch: ArchConfig) -> Tree:
     """The architecture as nested dicts and lists, every field present."""
-    tree = dataclasses.asdict(arch)
-    tree["branches"] = list(tree["branches"])
-    tree["encoders"] = [{**encoder, "depths": list(encoder["depths"])} for encoder in tree["encoders"]]
-    return tree
+    return {
+        **vars(arch),
+        "branches": [dict(vars(branch)) for branch in arch.branches],
+        "encoders": [{**vars(encoder), "depths": list(encoder.depths)} for encoder in arch.encoders],
+        "head": dict(vars(arch.head)),
+    }
+
+
+def copy_tree(tree: Tree) -> Tree:
+    """A tree of its own: nothing in it that can change is shared."""
+    return {
+        **tree,
+        "branches": [dict(branch) for branch in tree["branches"]],
+        "encoders": [{**encoder, "depths": list(encoder["depths"])} for encoder in tree["encoders"]],
+        "head": dict(tree["head"]),
+    }
+
+
+def differences(tree: Tree, other: Tree) -> list[str]:
+    """Each field in which two architectures differ, with both values: 'num_classes (10 instead of 5)'."""
+    return [f"{path} ({ours} instead of {theirs})" for path, ours, theirs in _differing(tree, other, "")]
+
+
+def _differing(ours: Any, theirs: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in ours:
+            yield from _differing(ours[key], theirs.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, (mine, other) in enumerate(zip(ours, theirs)):
+            yield from _differing(mine, other, f"{path}.{index}")
+    elif isinstance(ours, list) and isinstance(theirs, list):
+        yield path, f"{len(ours)} of them", len(theirs)
+    elif ours != theirs:
+        yield path, ours, theirs
 
 
 def from_tree(tree: Tree) -> ArchConfig:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from crossvit_core.config import ArchConfig, ArchError
 from crossvit_core.cost import Cost, count_cost
 from space.dimension import Dimension
 from space.limits import Limit, format_number
-from space.paths import NUM_ENCODERS, Tree, from_tree, set_path, to_tree
+from space.paths import NUM_ENCODERS, Tree, copy_tree, differences, from_tree, set_path, to_tree
+from space.reach import explain_empty, find_reach
 
 Vector = tuple[int, ...]
 
@@ -25,7 +25,6 @@ _WALKS = 24
 _WALK_STEPS = 60
 _RING_LIMIT = 600
 _ENUMERABLE = 20_000
-_REACH_STARTS = 12
 _UNBUILDABLE = 1e3
 
 
@@ -58,11 +57,15 @@ class Space:
             set_path(tree, path, self.fixed[path])
         self._base_tree = tree
         self._excess = functools.lru_cache(maxsize=200_000)(self._count_excess)
+        self.key = functools.lru_cache(maxsize=100_000)(self._find_key)
+        paths = [dimension.path for dimension in dimensions]
+        self._count_position = paths.index(NUM_ENCODERS) if NUM_ENCODERS in paths else None
+        self._activity = functools.cache(self._find_activity)
 
     @property
     def base(self) -> ArchConfig:
         """The architecture that holds what no dimension changes."""
-        return from_tree(copy.deepcopy(self._base_tree))
+        return from_tree(copy_tree(self._base_tree))
 
     def for_data(self, *, num_classes: int, in_channels: int) -> Space:
         """This space with the classes and channels of a dataset."""
@@ -85,7 +88,7 @@ class Space:
         counts = next((d.choices for d in self.dimensions if d.path == NUM_ENCODERS), None)
         total = 0
         for count in counts or (len(self._base_tree["encoders"]),):
-            tree = copy.deepcopy(self._base_tree)
+            tree = copy_tree(self._base_tree)
             set_path(tree, NUM_ENCODERS, count)
             free = [d for d in self.dimensions if d.path != NUM_ENCODERS and d.is_active(tree)]
             total += math.prod(len(d.choices) for d in free)
@@ -103,8 +106,12 @@ class Space:
             if index is None:
                 raise SpaceError(f"{dimension.path} of this architecture is none of {list(dimension.choices)}")
         vector = tuple(index or 0 for index in indices)
-        if self.decode(vector) != arch:
-            raise SpaceError(f"this architecture differs from the space {self.name!r} in a field that is not free")
+        differing = differences(tree, self._tree(vector))
+        if differing:
+            fields = ", ".join(differing[:3])
+            raise SpaceError(
+                f"this architecture differs from the space {self.name!r} in a field that is not free: {fields}"
+            )
         return vector
 
     def validate(self, arch: ArchConfig) -> list[str]:
@@ -129,13 +136,11 @@ class Space:
 
     def canonical(self, vector: Vector) -> Vector:
         """The vector with its inactive dimensions at 0."""
-        tree = self._tree(vector)
-        return tuple(i if d.is_active(tree) else 0 for d, i in zip(self.dimensions, vector))
+        return tuple(index if active else 0 for index, active in zip(vector, self._active(vector)))
 
     def active_dimensions(self, vector: Vector) -> list[int]:
         """Positions of the dimensions that have a place in this architecture."""
-        tree = self._tree(vector)
-        return [i for i, dimension in enumerate(self.dimensions) if dimension.is_active(tree)]
+        return [position for position, active in enumerate(self._active(vector)) if active]
 
     def vectors(self) -> Iterator[Vector]:
         """All feasible vectors. Their number may be astronomical: see ``size``."""
@@ -179,53 +184,63 @@ class Space:
             if self.is_feasible(vector):
                 return vector
         for _ in range(_WALKS):
-            vector = self._walk(self.random_vector(rng), rng)
+            vector = self.walk(self.random_vector(rng), rng)
             if self.is_feasible(vector):
                 return vector
         members = list(self.vectors()) if self.size() <= _ENUMERABLE else []
         if members:
             return members[int(rng.integers(len(members)))]
-        raise SpaceError(self._explain_empty())
+        raise SpaceError(explain_empty(self))
 
     def nearest(
         self, vector: Vector, rng: np.random.Generator, accept: Callable[[ArchConfig], bool]
     ) -> ArchConfig | None:
-        """The feasible architecture that ``accept`` takes with the fewest dimensions changed; None if none is left.
+        """As ``nearest_vector``, of architectures."""
+        found = self.nearest_vector(vector, rng, lambda candidate: accept(self.decode(candidate)))
+        return None if found is None else self.decode(found)
+
+    def nearest_vector(
+        self, vector: Vector, rng: np.random.Generator, accept: Callable[[Vector], bool]
+    ) -> Vector | None:
+        """The feasible vector that ``accept`` takes with the fewest dimensions changed; None if none is left.
 
         Ties are broken at random. Beyond two changes it samples; a space small enough is searched to the last member.
         """
-        start = self.canonical(vector)
-        inner = self.neighbour_vectors(start)
-        for ring in ([start], inner, self._second_ring(inner, rng)):
-            found = self._first_accepted(_shuffled(ring, rng), accept)
-            if found is not None:
-                return found
-        walk = self._walk(start, rng)
-        sampled = (self.sample_vector(rng) for _ in range(_REJECTIONS))
-        found = self._first_accepted(itertools.chain([walk], self.neighbour_vectors(walk), sampled), accept)
+        rings = self._rings(self.canonical(vector), rng)
+        found = next((v for ring in rings for v in ring if self.is_feasible(v) and accept(v)), None)
         if found is None and self.size() <= _ENUMERABLE:
-            found = self._first_accepted(self.vectors(), accept)
+            found = next((v for v in self.vectors() if accept(v)), None)
         return found
 
     def reach(self, metric: str) -> tuple[int, int]:
-        """Smallest and largest value of a metric over the space, limits aside (coordinate descent, several starts)."""
-        rng = np.random.default_rng(0)
-        starts = [self._walk(self.random_vector(rng), rng, self._unbuildable) for _ in range(_REACH_STARTS)]
-        values = [self._extreme(start, metric, sign) for start in starts for sign in (1, -1)]
-        known = [value for value in values if value is not None]
-        if not known:
+        """Smallest and largest value of a metric over the space, limits aside (see ``space.reach``)."""
+        found = find_reach(self, metric)
+        if found is None:
             raise SpaceError(f"space {self.name!r}: no combination of choices can be built")
-        return min(known), max(known)
+        return found
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
+    def _find_key(self, vector: Vector) -> str:
+        return self.decode(vector).key()
+
+    def _active(self, vector: Vector) -> tuple[bool, ...]:
+        return self._activity(None if self._count_position is None else vector[self._count_position])
+
+    def _find_activity(self, count_index: int | None) -> tuple[bool, ...]:
+        """Which dimensions have a place: of all choices, only the number of encoders decides that."""
+        tree = copy_tree(self._base_tree)
+        if self._count_position is not None and count_index is not None:
+            self.dimensions[self._count_position].write(tree, count_index)
+        return tuple(dimension.is_active(tree) for dimension in self.dimensions)
+
     def _tree(self, vector: Vector) -> Tree:
-        tree = copy.deepcopy(self._base_tree)
+        tree = copy_tree(self._base_tree)
         for position in self._order:
             self.dimensions[position].write(tree, vector[position])
         return tree
 
-    def _cost(self, vector: Vector) -> Cost | None:
+    def cost(self, vector: Vector) -> Cost | None:
         try:
             return count_cost(self.decode(vector))
         except ArchError:
@@ -233,13 +248,13 @@ class Space:
 
     def _count_excess(self, vector: Vector) -> float:
         """0 for a feasible vector; else how far it is from one."""
-        cost = self._cost(vector)
-        return self._unbuildable(vector) if cost is None else sum(limit.excess(cost) for limit in self.limits)
+        cost = self.cost(vector)
+        return self.unbuildable(vector) if cost is None else sum(limit.excess(cost) for limit in self.limits)
 
-    def _unbuildable(self, vector: Vector) -> float:
+    def unbuildable(self, vector: Vector) -> float:
         return _UNBUILDABLE * len(self.decode(vector).violations())
 
-    def _walk(
+    def walk(
         self, vector: Vector, rng: np.random.Generator, distance: Callable[[Vector], float] | None = None
     ) -> Vector:
         """Descend to a vector at distance 0, or to one that no single change improves."""
@@ -255,41 +270,19 @@ class Space:
             vector, current = best, measure(best)
         return vector
 
-    def _extreme(self, vector: Vector, metric: str, sign: int) -> int | None:
-        def value(candidate: Vector) -> float:
-            cost = self._cost(candidate)
-            return math.inf if cost is None else sign * getattr(cost, metric)
-
-        current = value(vector)
-        while True:
-            best = min(self.neighbour_vectors(vector), key=value, default=vector)
-            if value(best) >= current:
-                return None if math.isinf(current) else int(sign * current)
-            vector, current = best, value(best)
+    def _rings(self, start: Vector, rng: np.random.Generator) -> Iterator[Iterable[Vector]]:
+        """Candidates for ``nearest_vector``, ever further from the start, made as they are needed."""
+        yield [start]
+        inner = self.neighbour_vectors(start)
+        yield _shuffled(inner, rng)
+        yield _shuffled(self._second_ring(inner, rng), rng)
+        walk = self.walk(start, rng)
+        yield [walk, *self.neighbour_vectors(walk)]
+        yield (self.sample_vector(rng) for _ in range(_REJECTIONS))
 
     def _second_ring(self, inner: list[Vector], rng: np.random.Generator) -> Iterator[Vector]:
         pairs = (vector for middle in _shuffled(inner, rng) for vector in self.neighbour_vectors(middle))
         return itertools.islice(pairs, _RING_LIMIT)
-
-    def _first_accepted(self, vectors: Any, accept: Callable[[ArchConfig], bool]) -> ArchConfig | None:
-        for vector in vectors:
-            if self.is_feasible(vector):
-                arch = self.decode(vector)
-                if accept(arch):
-                    return arch
-        return None
-
-    def _explain_empty(self) -> str:
-        for limit in self.limits:
-            low, high = self.reach(limit.metric)
-            alone = Limit(limit.metric, limit.minimum, limit.maximum)
-            if (alone.maximum is not None and low > alone.maximum) or (alone.minimum or 0) > high:
-                return (
-                    f"space {self.name!r} is empty: the limit {limit.describe()} binds; its choices reach "
-                    f"{limit.metric} from {format_number(low)} to {format_number(high)}"
-                )
-        joint = " and ".join(limit.describe() for limit in self.limits) or "the base"
-        return f"space {self.name!r}: found no architecture that meets {joint} at once; widen one of them"
 
 
 def _shuffled(items: Any, rng: np.random.Generator) -> list[Any]:

@@ -2,54 +2,49 @@
 
 Tune is driven by the session. Its searcher pulls trials, its scheduler asks whether a trial goes on, and a reusable
 trainable evaluates; what a trial is, when a study ends and what is on the disk is the session's business alone.
-``Tuner.restore`` is never used: a killed driver starts a new run, and the session goes on from its ledger.
+``Tuner.restore`` is never used: a run of Tune that breaks is followed by another, and the session goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
-import tempfile
-import time
+import math
+import signal
+import threading
+import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crossvit_core.config import ArchConfig
-from results.records import Finished, Rung, decode_event, encode_event
-from search.executors.base import Evaluate, ExecutorError, stopped_outcome
+from search.executors.base import Evaluate, ExecutorError
+from search.executors.conversation import Conversation
+from search.executors.node_files import HomeFiles
+from search.executors.pool_size import PoolSize, choose_size
+from search.executors.ray_errors import first_line, last_line, memory_victims
+from search.executors.ray_start import copy_code, only_device, ray_speaks_on_stderr, scratch_folder, set_environment
+from search.executors.tune_parts import AsksSession, EndsOnError, EvaluatesTrials, PullsTrials, WatchesTime
 from search.plan import Plan
 from search.session import Session
-from search.trial import Trial
 
 _OBJECT_STORE_BYTES = 512 * 1024**2
-
-# Read by Ray when it is imported. Nothing is reported to anybody, nothing is written beside the study's folder.
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_DEDUP_LOGS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_THRESHOLD_S": "60",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
-}
+_MAX_RUNS_FOR_NOTHING = 3
 
 
 class RayExecutor:
-    """Runs trials as Ray Tune trials on ``workers`` reused actors, on this machine or on the cluster at ``address``."""
+    """Runs trials as Ray Tune trials on ``workers`` reused actors, on this machine or on the cluster at ``address``.
+
+    On a cluster, ``workers`` and ``gpus_per_trial`` at None follow from what it has. Our code is sent there; the
+    dataset and the files of trials travel where a machine does not see the study's folder.
+    """
 
     def __init__(
         self,
-        workers: int,
+        workers: int | None,
         *,
-        gpus_per_trial: float = 0.0,
+        gpus_per_trial: float | None = 0.0,
         address: str | None = None,
         evaluate: Evaluate | None = None,
     ) -> None:
@@ -59,250 +54,221 @@ class RayExecutor:
         self._evaluate = evaluate
 
     def run(self, session: Session, plan: Plan) -> None:
-        _set_environment()
-        with tempfile.TemporaryDirectory(prefix="crossvit-tune-") as scratch, self._cluster():
-            _run_tune(session, plan, self._evaluate, self._workers, self._gpus_per_trial, Path(scratch))
+        set_environment(joins_cluster=self._address is not None)
+        runs_for_nothing = 0
+        while not session.is_over():
+            only = only_device(plan.device) if self._address is None else contextlib.nullcontext()
+            with only, scratch_folder() as scratch, ray_speaks_on_stderr(), self._cluster(Path(scratch)):
+                crash, heard = self._run_once(session, plan, Path(scratch))
+            if crash is None:
+                return
+            runs_for_nothing = 0 if heard else runs_for_nothing + 1
+            if runs_for_nothing == _MAX_RUNS_FOR_NOTHING:
+                raise ExecutorError(f"Ray failed {runs_for_nothing} times in a row; the last time: {crash}")
+
+    def _run_once(self, session: Session, plan: Plan, scratch: Path) -> tuple[str | None, int]:
+        """One run of Tune: what broke it, if anything did, and how many events came in."""
+        size = self._size()
+        plan = replace(plan, device=_device_in_worker(plan.device, size))
+        talk = Conversation(session, plan, shares_devices=size.shares_devices)
+        with self._files_of(plan) as home:
+            crash = _run_tune(talk, plan, self._evaluate, size, scratch, home)
+        if crash is None and not session.is_over():
+            crash = "Tune ended before the study did"
+            talk.abandon(crash)
+        return crash, talk.events
 
     @contextlib.contextmanager
-    def _cluster(self) -> Iterator[None]:
+    def _cluster(self, scratch: Path) -> Iterator[None]:
         try:
             import ray
         except ImportError as error:
             raise ExecutorError(f"Ray is not installed ({error}); EXECUTOR=local runs without it") from error
-        options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
-        if self._address is None:
-            options |= {
-                "address": "local",
-                "num_cpus": self._workers,
-                "include_dashboard": False,
-                "object_store_memory": _OBJECT_STORE_BYTES,
-            }
-        else:
-            options["address"] = self._address
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                ray.init(**options)
+                with _own_signals():
+                    ray.init(**self._options(scratch))
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-            raise ExecutorError(f"Ray did not start: {error}; EXECUTOR=local runs without it") from error
+            raise ExecutorError(f"Ray did not start: {first_line(error)}; EXECUTOR=local runs without it") from error
         try:
             yield
         finally:
             ray.shutdown()
 
+    def _options(self, scratch: Path) -> dict[str, Any]:
+        options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+        if self._address is not None:
+            copy_code(scratch / "code")
+            return {**options, "address": self._address, "runtime_env": {"working_dir": str(scratch / "code")}}
+        return {
+            **options,
+            "address": "local",
+            "num_cpus": self._workers,
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+        }
+
+    def _size(self) -> PoolSize:
+        """Workers and their shares, from what the cluster has where that was left open."""
+        import ray
+
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return choose_size(machines, self._workers, self._gpus_per_trial)
+
+    @contextlib.contextmanager
+    def _files_of(self, plan: Plan) -> Iterator[_Home | None]:
+        """For workers on other machines, an actor on this one that serves and takes files."""
+        if self._address is None or not plan.data_path.is_dir():
+            yield None
+            return
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(HomeFiles).options(num_cpus=0, scheduling_strategy=here).remote(plan)
+        folder = plan.trials_dir or plan.data_path.parent
+        marker = folder / f".here-{uuid.uuid4().hex}"
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+        try:
+            if not ray.get(actor.sees.remote(marker)):
+                raise ExecutorError("the driver must run on a machine of the Ray cluster; start crossvit there")
+            yield _Home(actor, marker)
+        finally:
+            marker.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts a handler of its own on SIGTERM, which ends the driver with a dump of its stack: put ours back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _device_in_worker(asked: str, size: PoolSize) -> str:
+    """Ray shows each worker its own GPUs alone, so that the first one is right; without a share there is the CPU."""
+    if not size.gpus:
+        return "cpu" if asked == "auto" else asked
+    return asked if asked == "cpu" else "cuda:0"
+
+
+@dataclass(frozen=True)
+class _Home:
+    """How a worker reaches the driver's machine, and the file by which it sees whether it need not."""
+
+    actor: Any
+    marker: Path
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Run a method of ``HomeFiles``. Raises OSError if that fails."""
+        import ray
+
+        try:
+            return ray.get(getattr(self.actor, name).remote(*arguments))
+        except ray.exceptions.RayError as error:
+            raise OSError(f"{name}: {last_line(error)}") from error
+
 
 def _run_tune(
-    session: Session, plan: Plan, evaluate: Evaluate | None, workers: int, gpus_per_trial: float, scratch: Path
-) -> None:
+    talk: Conversation, plan: Plan, evaluate: Evaluate | None, size: PoolSize, scratch: Path, home: _Home | None
+) -> str | None:
+    """Run Tune until the session is over; what broke it, if anything of Ray's did."""
     from ray import tune
 
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    conversation = _conversation(session, plan)
-    trainable = tune.with_resources(
-        tune.with_parameters(_trainable_class(), plan=plan, evaluate=evaluate),
-        {"cpu": 1, "gpu": gpus_per_trial} if gpus_per_trial else {"cpu": 1},
-    )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    parts = _make_parts(talk)
+    trainable = tune.with_parameters(parts.trainable, plan=plan, evaluate=evaluate, home=home)
     tuner = tune.Tuner(
-        trainable,
+        tune.with_resources(trainable, _resources(size)),
         tune_config=tune.TuneConfig(
-            search_alg=conversation.searcher,
-            scheduler=conversation.scheduler,
+            search_alg=parts.searcher,
+            scheduler=parts.scheduler,
             num_samples=-1,
-            max_concurrent_trials=workers,
+            max_concurrent_trials=size.workers,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name="study",
+            name=f"study-{uuid.uuid4().hex[:8]}",
             storage_path=str(scratch),
             verbose=0,
-            stop=conversation.stopper,
+            stop=parts.stopper,
+            callbacks=[parts.watch],
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
+    crash = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tuner.fit()
-    conversation.raise_error()
-
-
-def _trainable_class() -> type:
-    from ray import tune
-
-    class EvaluateTrial(tune.Trainable):
-        """One Tune trial: each step runs the evaluation up to its next rung or to its end."""
-
-        def setup(self, config: dict[str, Any], plan: Any = None, evaluate: Any = None) -> None:
-            self._plan = plan
-            self._evaluate = evaluate or _load_evaluate(plan)
-            self._open(config)
-
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self._close()
-            self._open(new_config)
-            return True
-
-        def step(self) -> dict[str, Any]:
-            event = next(self._events)
-            return {"payload": json.dumps(encode_event(event)), "done": isinstance(event, Finished)}
-
-        def save_checkpoint(self, checkpoint_dir: str) -> None:
-            return None
-
-        def load_checkpoint(self, checkpoint: Any) -> None:
-            return None
-
-        def cleanup(self) -> None:
-            self._close()
-
-        def _open(self, config: dict[str, Any]) -> None:
-            self._events = self._evaluate(_unpack(config), self._plan)
-
-        def _close(self) -> None:
-            close = getattr(self._events, "close", None)
-            if close is not None:
-                close()
-
-    return EvaluateTrial
-
-
-def _load_evaluate(plan: Plan) -> Evaluate:
-    from search.evaluate import evaluate, prepare_worker
-
-    prepare_worker(plan.threads)
-    return evaluate
-
-
-def _pack(trial: Trial) -> dict[str, Any]:
-    return {
-        "number": trial.number,
-        "arch": json.dumps(trial.arch.to_dict()),
-        "arch_key": trial.arch_key,
-        "seed": trial.seed,
-        "attempt": trial.attempt,
-    }
-
-
-def _unpack(config: dict[str, Any]) -> Trial:
-    arch = ArchConfig.from_dict(json.loads(config["arch"]))
-    return Trial(config["number"], arch, config["arch_key"], config["seed"], config["attempt"])
-
-
-class _Conversation:
-    """What Tune's callbacks share: the session, which Tune trial is which of ours, and an error to pass on."""
-
-    def __init__(self, session: Session, plan: Plan) -> None:
-        self.session = session
-        self.plan = plan
-        self.error: BaseException | None = None
-        self.searcher: Any = None
-        self.scheduler: Any = None
-        self.stopper: Any = None
-        self._trials: dict[str, Trial] = {}
-        self._started: dict[str, float] = {}
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Tune snapshots what it drives; nothing of ours belongs there, the ledger has it all."""
-        return (object, ())
-
-    def pull(self, trial_id: str) -> dict[str, Any] | None:
-        trial = self.session.next_trial()
-        if trial is None:
-            return None
-        self._trials[trial_id] = trial
-        self._started[trial_id] = time.perf_counter()
-        return _pack(trial)
-
-    def is_over(self) -> bool:
-        return self.error is not None or self.session.is_over()
-
-    def goes_on(self, trial_id: str, result: dict[str, Any]) -> bool:
-        rung = decode_event(json.loads(result["payload"]))
-        if not isinstance(rung, Rung) or self.session.report(rung) == "continue":
-            return True
-        trial = self._trials.pop(trial_id)
-        seconds = round(time.perf_counter() - self._started[trial_id], 3)
-        self.session.record(stopped_outcome(trial, rung, seconds, ""))
-        return False
-
-    def settle(self, trial_id: str, result: dict[str, Any] | None) -> None:
-        """A Tune trial is over: with its outcome, or because its worker was lost."""
-        trial = self._trials.pop(trial_id, None)
-        if trial is None:
-            return
-        event = decode_event(json.loads(result["payload"])) if result and "payload" in result else None
-        if isinstance(event, Finished) and event.trial == trial.number:
-            self.session.record(event)
-        else:
-            self.session.record_lost(trial, "its worker process was lost")
-
-    @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
-        """Tune swallows some errors of its callbacks: keep ours, and let Tune end."""
         try:
-            yield
-        except Exception as error:
-            self.error = self.error or error
+            tuner.fit()
+        except Exception as error:  # Tune gives up on errors of Ray that it does not know
+            crash = first_line(error)
+            with talk.guard():
+                _settle_crash(error, talk, parts.watch.actors)
+    talk.raise_error()
+    return crash
 
-    def raise_error(self) -> None:
-        if self.error is not None:
-            raise self.error
+
+def _settle_crash(error: BaseException, talk: Conversation, actors: dict[str, Any]) -> None:
+    """Tune has broken off: trials that the error names bear it, the others come again."""
+    ids = {run_id: actor._actor_id.hex() for run_id, actor in actors.items()}
+    for run_id, loss in memory_victims(error, ids).items():
+        talk.settle(run_id, None, loss)
+    talk.abandon(first_line(error))
 
 
-def _conversation(session: Session, plan: Plan) -> _Conversation:
-    from ray.tune import Stopper
+def _resources(size: PoolSize) -> Callable[[dict[str, Any]], Any]:
+    """What a trial takes. One that is to be alone asks in a way of its own, so that no worker of others is reused."""
+    from ray.tune import PlacementGroupFactory
+
+    bundle = {"CPU": 1.0, "GPU": size.gpus} if size.gpus else {"CPU": 1.0}
+    whole = {**bundle, "GPU": float(math.ceil(size.gpus))} if size.gpus else bundle
+
+    def choose(config: dict[str, Any]) -> Any:
+        if config.get("alone"):
+            return PlacementGroupFactory([whole], strategy="SPREAD")
+        return PlacementGroupFactory([bundle])
+
+    return choose
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Tune's classes, each with what it does for us."""
+
+    trainable: type
+    searcher: Any
+    scheduler: Any
+    stopper: Any
+    watch: Any
+
+
+def _make_parts(conversation: Conversation) -> _Parts:
+    import ray
+    from ray.tune import Callback, Stopper, Trainable
     from ray.tune.schedulers import FIFOScheduler
     from ray.tune.search import Searcher
 
-    talk = _Conversation(session, plan)
+    class EvaluateTrial(EvaluatesTrials, Trainable):
+        pass
 
-    class PullSearcher(Searcher):
-        """Pulls from the session."""
+    class PullSearcher(PullsTrials, Searcher):
+        talk = conversation
 
-        def suggest(self, trial_id: str) -> Any:
-            config = None
-            with talk.guard():
-                if talk.error is None:
-                    config = talk.pull(trial_id)
-            if config is None:
-                return Searcher.FINISHED if talk.is_over() else None
-            return config
+    class AskScheduler(AsksSession, FIFOScheduler):
+        talk = conversation
 
-        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            with talk.guard():
-                talk.settle(trial_id, None if error else result)
+    class ErrorStopper(EndsOnError, Stopper):
+        talk = conversation
 
-        def save(self, checkpoint_path: str) -> None:
-            return None
+    class Watch(WatchesTime, Callback):
+        talk = conversation
+        kill = staticmethod(ray.kill)
 
-        def restore(self, checkpoint_path: str) -> None:
-            return None
-
-    class AskScheduler(FIFOScheduler):
-        """Asks the session."""
-
-        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            with talk.guard():
-                if talk.error is None and talk.goes_on(trial.trial_id, result):
-                    return FIFOScheduler.CONTINUE
-            return FIFOScheduler.STOP
-
-    class ErrorStopper(Stopper):
-        """Ends the run once an error of ours waits to be raised."""
-
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
-
-        def stop_all(self) -> bool:
-            return talk.error is not None
-
-    talk.searcher, talk.scheduler, talk.stopper = PullSearcher(), AskScheduler(), ErrorStopper()
-    return talk
-
-
-def _set_environment() -> None:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    # A token in the home folder keeps other users of the machine out; without a home that can be written there is none.
-    mode = "token" if os.access(Path.home(), os.W_OK) else "disabled"
-    os.environ.setdefault("RAY_AUTH_MODE", mode)
+    return _Parts(EvaluateTrial, PullSearcher(), AskScheduler(), ErrorStopper(), Watch())

@@ -1,4 +1,4 @@
-"""A study driver to be killed: ``drive.py FOLDER TRIALS EXECUTOR SECONDS_PER_EPOCH``. Prints 'over' at the end."""
+"""A study driver to be killed: ``drive.py FOLDER TRIALS EXECUTOR SECONDS_PER_EPOCH STOPPING``. Ends with 'over'."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from search.objectives import find_objectives
 from search.optuna_searcher import OptunaSearcher
 from search.plan import Plan
 from search.session import Session
+from search.stopping import Stopping, make_rule
 from search.synthetic import SyntheticEvaluation
 from space import load_space
 
@@ -26,18 +27,18 @@ def make_executor(name: str, evaluate: SyntheticEvaluation) -> Executor:
     return ProcessExecutor(2, evaluate)
 
 
-def main(folder: Path, trials: int, executor: str, seconds: float) -> None:
+def main(folder: Path, trials: int, executor: str, seconds: float, stopping: str) -> None:
     starts = folder.parent / "starts"
     starts.mkdir(exist_ok=True)
     evaluate = SyntheticEvaluation(seconds=seconds, starts_dir=starts)
-    searcher = OptunaSearcher(
-        load_space("small").space, find_objectives(("val_accuracy", "macs")), sampler="tpe", trials=trials, seed=0
-    )
+    objectives = find_objectives(("val_accuracy", "macs"))
+    searcher = OptunaSearcher(load_space("small").space, objectives, sampler="tpe", trials=trials, seed=0)
+    rule = make_rule(Stopping(stopping, rungs=(0.34, 0.67)), objectives, epochs=3)
     with StudyStore.open(folder) if StudyStore.exists(folder) else StudyStore.create(folder, {}) as store:
-        session = Session(store, searcher, trials=trials, seed=0)
+        session = Session(store, searcher, trials=trials, seed=0, stopping=rule)
         make_executor(executor, evaluate).run(session, Plan(TrainRecipe(), Path("unused"), None))
     print("over")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]), sys.argv[5])

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from results.records import Asked, Finished
+from results.records import Asked, Finished, Rung
 from results.store import StudyBusyError, StudyStore
 
 DRIVER = Path(__file__).with_name("drive.py")
 
 
-def start(folder: Path, trials: int, executor: str, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, str(DRIVER), str(folder), str(trials), executor, str(seconds)]
+def start(folder: Path, trials: int, executor: str, seconds: float, stopping: str = "none") -> subprocess.Popen[str]:
+    command = [sys.executable, str(DRIVER), str(folder), str(trials), executor, str(seconds), stopping]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -39,12 +39,14 @@ def wait_for_finished(folder: Path, count: int, process: subprocess.Popen[str], 
         time.sleep(0.02)
 
 
-def storm(folder: Path, *, trials: int, executor: str, seconds: float, kills: int, seed: int) -> None:
+def storm(
+    folder: Path, *, trials: int, executor: str, seconds: float, kills: int, seed: int, stopping: str = "none"
+) -> None:
     """Kill the driver ``kills`` times, resume each time, and check the ledger against what was there before."""
     rng = random.Random(seed)
     done: dict[int, Finished] = {}
     for kill in range(kills):
-        process = start(folder, trials, executor, seconds)
+        process = start(folder, trials, executor, seconds, stopping)
         wait_for_finished(folder, min(trials - 1, (kill + 1) * trials // (kills + 1)), process)
         time.sleep(rng.uniform(0, 3 * seconds))
         process.kill()
@@ -52,7 +54,7 @@ def storm(folder: Path, *, trials: int, executor: str, seconds: float, kills: in
         now = finished_in(folder)
         assert {number: now[number] for number in done} == done
         done = now
-    process = start(folder, trials, executor, seconds)
+    process = start(folder, trials, executor, seconds, stopping)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "over" in output
@@ -75,6 +77,19 @@ def check_settled(folder: Path, trials: int, kills: int, before_last: dict[int, 
 @pytest.mark.parametrize("seed", range(2))
 def test_driver_killed_local(tmp_path: Path, seed: int) -> None:
     storm(tmp_path / "study", trials=16, executor="local", seconds=0.05, kills=3, seed=seed)
+
+
+def test_decisions_to_stop_outlive_the_driver(tmp_path: Path) -> None:
+    """Each trial has the outcome that its rungs on the disk say, and no rung was decided twice."""
+    folder = tmp_path / "study"
+    storm(folder, trials=24, executor="local", seconds=0.03, kills=3, seed=5, stopping="asha")
+    rungs = [event for event in StudyStore.open_readonly(folder).events() if isinstance(event, Rung)]
+    assert len({(rung.trial, rung.epoch) for rung in rungs}) == len(rungs)
+    stops = {rung.trial: rung.epoch for rung in rungs if rung.decision == "stop"}
+    outcomes = finished_in(folder)
+    stopped = {n: outcome for n, outcome in outcomes.items() if outcome.status == "stopped"}
+    assert len(stopped) > 3
+    assert {n: outcome.metrics["epochs"] for n, outcome in stopped.items()} == stops
 
 
 @pytest.mark.ray
@@ -102,6 +117,21 @@ def test_workers_do_not_outlive_a_killed_driver(tmp_path: Path) -> None:
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}/stat").exists() for child in children):
+        assert time.monotonic() < deadline, "a worker outlived its driver"
+        time.sleep(0.05)
+
+
+def test_workers_in_the_middle_of_an_epoch_do_not_outlive_it_either(tmp_path: Path) -> None:
+    process = start(tmp_path / "study", 4, "local", 100.0)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "starts").exists() or len(list((tmp_path / "starts").iterdir())) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    children = children_of(process.pid)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 5
     while any(Path(f"/proc/{child}/stat").exists() for child in children):
         assert time.monotonic() < deadline, "a worker outlived its driver"
         time.sleep(0.05)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 from crossvit_core.recipe import TrainRecipe
 from results.records import Decision, Finished, Rung
 from results.store import StudyStore
-from search.executors.base import Executor
+from search.executors.base import Executor, ExecutorError
 from search.executors.local import InProcessExecutor, ProcessExecutor
 from search.executors.ray_tune import RayExecutor
 from search.objectives import find_objectives
@@ -24,11 +27,32 @@ from space import load_space
 PLAN = Plan(TrainRecipe(), Path("unused"), None)
 
 # Ray takes five seconds to notice each dead worker: one of each kind is for the slow tests.
+QUIET = {1: "missing", 2: "nan", 4: "raise", 6: "oom_in_company", 8: "oom", 10: "text"}
 FAULTS: dict[str, dict[int, str]] = {
-    "in-process": {2: "nan"},
-    "processes": {2: "nan", 3: "kill_once", 5: "kill", 7: "vanish"},
-    "ray": {2: "nan", 3: "kill_once"},
-    "ray-slow": {2: "nan", 3: "kill_once", 5: "kill", 7: "vanish"},
+    "in-process": QUIET,
+    "processes": {**QUIET, 3: "kill_once", 5: "kill", 7: "vanish"},
+    "ray": {1: "missing", 2: "nan", 3: "kill_once", 4: "raise", 6: "oom_in_company"},
+    "ray-slow": {**QUIET, 3: "kill_once", 5: "kill", 7: "vanish"},
+}
+# How often a trial is started, and how it ends.
+ENDS = {
+    "missing": (1, "ok"),
+    "nan": (1, "ok"),
+    "raise": (1, "failed"),
+    "text": (1, "failed"),
+    "oom_in_company": (2, "ok"),
+    "oom": (2, "failed"),
+    "kill_once": (2, "ok"),
+    "kill": (MAX_ATTEMPTS, "lost"),
+    "vanish": (MAX_ATTEMPTS, "lost"),
+}
+
+MESSAGES = {
+    "raise": "RuntimeError: asked to fail",
+    "text": "TypeError: metric 'val_accuracy' is no number: 'high'",
+    "oom": "out of memory on its machine, which it had to itself: CUDA out of memory",
+    "kill": f"lost {MAX_ATTEMPTS} times",
+    "vanish": f"lost {MAX_ATTEMPTS} times",
 }
 
 MakeExecutor = Callable[[SyntheticEvaluation], Executor]
@@ -63,6 +87,19 @@ def starts_of(folder: Path) -> dict[int, int]:
     return counts
 
 
+def assert_alone(folder: Path, again: Path) -> None:
+    """While this attempt ran, no other was begun or ended."""
+    begun, ended = span_of(again)
+    for path in set(folder.iterdir()) - {again}:
+        assert not any(begun <= moment <= ended for moment in span_of(path)), path.name
+
+
+def span_of(path: Path) -> tuple[float, float]:
+    """When a start of a trial began and ended, in seconds; one that did not end is a moment."""
+    begun = int(path.name.split("-")[3]) / 1e9
+    return begun, json.loads(path.read_text())["ended"] if path.stat().st_size else begun
+
+
 @pytest.mark.parametrize("make_executor", [*ALL, RAY_SLOW])
 def test_faults_are_outcomes_and_every_trial_is_settled_once(
     make_executor: MakeExecutor, store: StudyStore, tmp_path: Path, request: pytest.FixtureRequest
@@ -76,10 +113,31 @@ def test_faults_are_outcomes_and_every_trial_is_settled_once(
     outcomes = session.outcomes
     assert [outcome.trial for outcome in outcomes] == list(range(12))
     assert len({outcome.arch_key for outcome in outcomes}) == 12
-    lost = {outcome.trial for outcome in outcomes if outcome.status == "lost"}
-    assert lost == {number for number, fault in faults.items() if fault in ("kill", "vanish")}
-    expected = {n: MAX_ATTEMPTS if n in lost else 2 if faults.get(n) == "kill_once" else 1 for n in range(12)}
-    assert starts_of(starts) == expected
+    ends = {number: ENDS[faults[number]] if number in faults else (1, "ok") for number in range(12)}
+    assert {outcome.trial: outcome.status for outcome in outcomes} == {n: status for n, (_, status) in ends.items()}
+    assert starts_of(starts) == {number: count for number, (count, _) in ends.items()}
+    errors = {faults[outcome.trial]: outcome.error for outcome in outcomes if outcome.error}
+    for fault, message in MESSAGES.items():
+        assert fault not in errors or message in errors[fault]
+    (again,) = starts.glob("6-2-*")
+    assert_alone(starts, again)
+    if "in-process" not in request.node.callspec.id:
+        assert again.name.split("-")[2] not in {
+            path.name.split("-")[2] for path in starts.iterdir() if span_of(path) < span_of(again)
+        }
+
+
+@pytest.mark.parametrize("make_executor", [PROCESSES, RAY_SLOW])
+def test_a_trial_that_hangs_is_ended_and_the_search_goes_on(
+    make_executor: MakeExecutor, store: StudyStore, tmp_path: Path
+) -> None:
+    session = make_session(store, 6)
+    plan = dataclasses.replace(PLAN, trial_minutes=0.05)
+    make_executor(SyntheticEvaluation(faults={1: "hang"})).run(session, plan)
+    hung = session.outcomes[1]
+    assert hung.error == "took longer than 0.05 minutes between two reports, so its worker was ended"
+    assert hung.seconds > 3
+    assert [outcome.status for outcome in session.outcomes] == ["ok", "failed", "ok", "ok", "ok", "ok"]
 
 
 class HalvingSession(Session):
@@ -127,3 +185,25 @@ def test_more_trials_than_workers_run_at_no_time(store: StudyStore) -> None:
     ProcessExecutor(2, SyntheticEvaluation(seconds=0.01)).run(session, PLAN)
     assert most <= 2
     assert len(session.outcomes) == 8
+
+
+def test_without_ray_there_is_one_sentence(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ExecutorError, match=r"Ray is not installed .*; EXECUTOR=local runs without it"):
+        RayExecutor(1).run(make_session(store, 1), PLAN)
+
+
+def test_local_workers_are_spread_over_the_gpus(store: StudyStore, tmp_path: Path) -> None:
+    session = make_session(store, 12)
+    starts = tmp_path / "starts"
+    starts.mkdir()
+    evaluate = SyntheticEvaluation(seconds=0.1, starts_dir=starts, device="cuda:0")
+    ProcessExecutor(4, evaluate, gpus=("3", "GPU-8f")).run(session, PLAN)
+    notes = [json.loads(path.read_text()) for path in starts.iterdir()]
+    assert {note["visible"] for note in notes} == {"3", "GPU-8f"}
+    for device in ("3", "GPU-8f"):
+        on_device = [note for note in notes if note["visible"] == device]
+        for note in on_device:
+            ((start, end),) = note["measured"]
+            spans = [span for other in on_device if other is not note for span in other["measured"] + other["trained"]]
+            assert all(end <= begun or ended <= start for begun, ended in spans)

@@ -111,7 +111,7 @@ def test_progress_over_throughput_counts_decades_of_speed(new_study: Any, tmp_pa
 
 def test_an_unknown_cost_is_named_with_the_known_ones(new_study: Any, tmp_path: Path) -> None:
     new_study()
-    with pytest.raises(ValueError, match=r"'flops'; known: activations, macs, params, throughput_ips"):
+    with pytest.raises(ValueError, match=r"'flops'; known: activations, energy_mj, latency_ms, macs, params"):
         front(load_frame(tmp_path / "s"), "flops")
 
 

@@ -24,7 +24,8 @@ SPACE_MAY_USE = {"crossvit_core.config", "crossvit_core.cost", "crossvit_core.pr
 
 LIGHT = ("crossvit_core", "crossvit_core.config", "crossvit_core.cost", "crossvit_core.presets", "crossvit_core.recipe")
 ONLY_IN = {
-    "optuna": {"search/optuna_searcher.py"},
+    "optuna": {"search/optuna_searcher.py", "search/samplers.py", "search/optuna_journal.py"},
+    "tensorboardX": {"search/tensorboard.py"},
     "ray": {"search/executors/ray_tune.py"},
 }
 
@@ -88,6 +89,14 @@ def test_a_worker_imports_neither_timm_nor_torchvision() -> None:
     loaded = loaded_after("import search.evaluate")
     assert "torch" in loaded
     assert not loaded & {"timm", "torchvision", "ray", "optuna", "pandas"}
+
+
+def test_telling_how_a_study_stands_is_light() -> None:
+    assert not loaded_after("import search.status") & {"torch", "timm", "ray", "optuna", "pandas", "plotly"}
+
+
+def test_views_of_a_study_need_no_torch_until_one_is_written() -> None:
+    assert not loaded_after("import search.mirrors, search.optuna_journal, search.tensorboard") & {"torch", "ray"}
 
 
 def test_help_is_light() -> None:

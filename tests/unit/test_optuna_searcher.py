@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from crossvit_core.config import FUSION_NAMES, ArchConfig
+from crossvit_core.cost import count_cost
 from crossvit_core.recipe import TrainRecipe
-from results.records import Asked, Finished
+from results.records import Asked, Event, Finished
 from results.store import StudyStore
 from search.objectives import find_objectives
 from search.optuna_searcher import SAMPLERS, OptunaSearcher
@@ -18,16 +22,29 @@ from search.plan import Plan, geometric_rungs
 from search.session import Session
 from search.synthetic import SyntheticEvaluation
 from search.trial import derive_seed
-from space import Dimension, Limit, Space, load_space
+from space import Dimension, Limit, Space, SpaceError, load_space
 
 OBJECTIVES = find_objectives(("val_accuracy", "macs"))
 PLAN = Plan(TrainRecipe(), Path("unused"), None)
-NUM_TRIALS = {"gp": 12}
+NUM_TRIALS = {"gp": 8}
+QUICK_SAMPLERS = [name for name in SAMPLERS if name != "gp"]
+GP_WHEN_SLOW = [*QUICK_SAMPLERS, pytest.param("gp", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
 def space() -> Space:
     return load_space("small").space
+
+
+@pytest.fixture(scope="module")
+def smoke() -> Space:
+    return load_space("smoke").space
+
+
+@pytest.fixture
+def searched(sampler: str, space: Space, smoke: Space) -> Space:
+    """The space for a sampler: one that tries everything needs a small one, a slow one is quicker there."""
+    return smoke if sampler in ("brute_force", "gp") else space
 
 
 def make_searcher(space: Space, sampler: str, **options: object) -> OptunaSearcher:
@@ -46,7 +63,18 @@ def run(session: Session) -> list[str]:
     return keys
 
 
-OpenSession = Callable[[str, OptunaSearcher, int], Session]
+def drive(session: Session, workers: int, seed: int) -> None:
+    """Drive a session to its end as if by workers of random speed."""
+    rng = random.Random(seed)
+    running: list[Finished] = []
+    while not session.is_over():
+        while len(running) < workers and (trial := session.next_trial()) is not None:
+            running.append(next(event for event in SyntheticEvaluation()(trial, PLAN) if isinstance(event, Finished)))
+        if running:
+            session.record(running.pop(rng.randrange(len(running))))
+
+
+OpenSession = Callable[..., Session]
 
 
 @pytest.fixture
@@ -54,11 +82,11 @@ def open_session(tmp_path: Path) -> Iterator[OpenSession]:
     """Opens a study's session as a new process would: the one before is closed first."""
     with contextlib.ExitStack() as stores:
 
-        def open_one(name: str, searcher: OptunaSearcher, trials: int) -> Session:
+        def open_one(name: str, searcher: OptunaSearcher, trials: int, round_size: int = 0) -> Session:
             stores.close()
             path = tmp_path / name
             store = StudyStore.open(path) if StudyStore.exists(path) else StudyStore.create(path, {})
-            return Session(stores.enter_context(store), searcher, trials=trials, seed=7)
+            return Session(stores.enter_context(store), searcher, trials=trials, seed=7, round_size=round_size)
 
         yield open_one
 
@@ -69,34 +97,100 @@ def asked_events(path: Path) -> list[Asked]:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_resumed_search_goes_on_as_an_unbroken_one(
-    sampler: str, space: Space, open_session: OpenSession, tmp_path: Path
+    sampler: str, searched: Space, open_session: OpenSession, tmp_path: Path
 ) -> None:
     trials = NUM_TRIALS.get(sampler, 30)
-    whole = open_session("whole", make_searcher(space, sampler), trials)
+    whole = open_session("whole", make_searcher(searched, sampler), trials)
     expected = run(whole)
     assert len(set(expected)) == trials
-    for cut in (3, trials - 5, trials):
-        part = open_session("parts", make_searcher(space, sampler), cut)
+    for cut in (3, trials - 2, trials):
+        part = open_session("parts", make_searcher(searched, sampler), cut)
         run(part)
     asked = asked_events(tmp_path / "parts")
     assert [event.arch_key for event in asked] == expected
     for event in asked:
-        assert space.validate(ArchConfig.from_dict(event.arch)) == []
+        assert searched.validate(ArchConfig.from_dict(event.arch)) == []
+
+
+def play(searcher: OptunaSearcher, events: list[Event], restored: int) -> list[str]:
+    """Show a searcher the first events as a restart does, then ask it for the others; keys as asked."""
+    keys, taken = [], set()
+    for index, event in enumerate(events):
+        if isinstance(event, Finished):
+            searcher.tell(event)
+        elif isinstance(event, Asked) and index < restored:
+            searcher.restore(event)
+            keys.append(event.arch_key)
+            taken.add(event.arch_key)
+        elif isinstance(event, Asked):
+            proposal = searcher.ask(event.trial, taken)
+            assert proposal is not None
+            keys.append(proposal.arch.key())
+            taken.add(keys[-1])
+    return keys
+
+
+@pytest.mark.parametrize("sampler", GP_WHEN_SLOW)
+def test_the_ledger_of_three_workers_can_be_played_again(
+    sampler: str, searched: Space, open_session: OpenSession, tmp_path: Path
+) -> None:
+    """What is proposed follows from the order in which trials were asked and told, and that order is on record.
+
+    Also from the middle, with trials running: of what a sampler does, nothing is lost with its process.
+    """
+    drive(open_session("s", make_searcher(searched, sampler), NUM_TRIALS.get(sampler, 40)), workers=3, seed=1)
+    events = list(StudyStore.open_readonly(tmp_path / "s").events())
+    expected = [event.arch_key for event in events if isinstance(event, Asked)]
+    told = [event.trial for event in events if isinstance(event, Finished)]
+    assert told != sorted(told)
+    for restored in (0, len(events) // 2, len(events) - 6):
+        assert play(make_searcher(searched, sampler), events, restored) == expected
+
+
+@pytest.mark.parametrize("sampler", GP_WHEN_SLOW)
+def test_in_rounds_the_speed_of_workers_changes_nothing(
+    sampler: str, searched: Space, open_session: OpenSession, tmp_path: Path
+) -> None:
+    trials = NUM_TRIALS.get(sampler, 32)
+    for name, seed in (("a", 1), ("b", 2)):
+        drive(open_session(name, make_searcher(searched, sampler), trials, round_size=3), workers=3, seed=seed)
+    for part in (trials // 2, trials):
+        drive(open_session("c", make_searcher(searched, sampler), part, round_size=3), workers=3, seed=3)
+    keys = {name: [event.arch_key for event in asked_events(tmp_path / name)] for name in "abc"}
+    assert keys["a"] == keys["b"] == keys["c"]
+    values = [finished_metrics(tmp_path / name) for name in "abc"]
+    assert values[0] == values[1] == values[2]
+    assert len(values[0]) == trials
+
+
+def finished_metrics(path: Path) -> dict[int, dict[str, float]]:
+    events = StudyStore.open_readonly(path).events()
+    return {event.trial: event.metrics for event in events if isinstance(event, Finished)}
 
 
 def test_sources_say_who_proposed(space: Space, open_session: OpenSession, tmp_path: Path) -> None:
-    preset = space.decode(tuple(0 for _ in space.dimensions))
-    searcher = make_searcher(space, "tpe", enqueued=[("mine", preset)])
-    session = open_session("s", searcher, 12)
+    session = open_session("s", make_searcher(space, "tpe"), 12)
     run(session)
-    asked = asked_events(tmp_path / "s")
-    assert [event.source for event in asked] == ["preset:mine"] + ["start"] * 6 + ["tpe"] * 5
-    assert asked[0].arch_key == preset.key()
+    assert [event.source for event in asked_events(tmp_path / "s")] == ["start"] * 6 + ["tpe"] * 6
+
+
+def test_what_others_propose_does_not_shorten_the_start(space: Space) -> None:
+    """An architecture that was enqueued in the middle takes a number, not a place of the start."""
+    alone, disturbed = make_searcher(space, "random"), make_searcher(space, "random")
+    expected = [alone.ask(number, set()) for number in range(6)]
+    arch = space.decode(tuple(0 for _ in space.dimensions))
+    for number in range(7):
+        if number == 2:
+            asked = Asked(trial=2, arch_key=arch.key(), arch=arch.to_dict(), seed=0, source="enqueued:mine")
+            disturbed.restore(asked)
+        else:
+            proposal = disturbed.ask(number, {arch.key()})
+            before = expected[number - (number > 2)]
+            assert proposal is not None and before is not None
+            assert (proposal.source, proposal.arch) == ("start", before.arch)
 
 
 def test_the_start_is_spread_over_flops_and_fusions(space: Space) -> None:
-    from crossvit_core.cost import count_cost
-
     searcher = make_searcher(space, "random", trials=80)
     macs, fusions = [], []
     for number in range(16):
@@ -109,18 +203,64 @@ def test_the_start_is_spread_over_flops_and_fusions(space: Space) -> None:
     assert min(fusions.count(name) for name in FUSION_NAMES) >= 2
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_a_small_space_is_exhausted_without_a_repeat(sampler: str, open_session: OpenSession) -> None:
-    base = load_space("smoke").space.base
-    dimensions = (
-        Dimension("branches.0.embed_dim", (8, 16, 24)),
-        Dimension("encoders.*.fusion", ("none", "class_token", "pairwise", "cross_attention")),
-    )
-    space = Space("tiny", base, dimensions)
+FUSIONS = ("none", "class_token", "pairwise", "cross_attention")
+
+
+def keys_of(space: Space) -> set[str]:
+    return {space.decode(vector).key() for vector in space.vectors()}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_small_space_is_exhausted_without_a_repeat(sampler: str, smoke: Space, open_session: OpenSession) -> None:
+    dimensions = (Dimension("branches.0.embed_dim", (8, 16, 24)), Dimension("encoders.*.fusion", FUSIONS))
+    space = Space("tiny", smoke.base, dimensions)
     session = open_session("s", make_searcher(space, sampler), 50)
     keys = run(session)
-    assert len(keys) == len(set(keys)) == len({space.decode(v).key() for v in space.vectors()}) == 12
+    assert len(keys) == len(set(keys)) == len(keys_of(space)) == 12
+    assert session.is_over()
     assert "every architecture" in session.stop_reason
+
+
+@pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_small_space_with_a_limit_is_tried_once_and_whole(sampler: str, smoke: Space, data: st.DataObject) -> None:
+    """Feasible, never twice, and to the last member, whatever the choices and wherever the limit cuts."""
+    widths = data.draw(st.lists(st.sampled_from((4, 8, 12, 16, 20, 24)), min_size=1, max_size=4, unique=True))
+    fusions = data.draw(st.lists(st.sampled_from(FUSION_NAMES), min_size=1, max_size=3, unique=True))
+    depths = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True))
+    paths = {"branches.*.embed_dim": widths, "encoders.*.fusion": fusions, "encoders.*.depths.1": depths}
+    counts = {"num_encoders": [1, 2]} if data.draw(st.booleans()) else {}
+    dimensions = tuple(Dimension(path, tuple(choices)) for path, choices in {**counts, **paths}.items())
+    free = Space("free", smoke.base, dimensions)
+    macs = sorted(count_cost(free.decode(vector)).macs for vector in free.vectors())
+    space = Space("limited", smoke.base, dimensions, (Limit("macs", None, data.draw(st.sampled_from(macs))),))
+    searcher = make_searcher(space, sampler, trials=20)
+    taken: set[str] = set()
+    while (proposal := searcher.ask(len(taken), taken)) is not None:
+        assert space.validate(proposal.arch) == []
+        assert proposal.arch.key() not in taken
+        taken.add(proposal.arch.key())
+        # One runs beside the one that is asked, and one in five fails.
+        if len(taken) > 1:
+            number = len(taken) - 2
+            accuracy = 0.5 + 0.001 * (number * 7919 % 100)
+            status = "failed" if number % 5 == 4 else "ok"
+            searcher.tell(outcome(number, proposal.arch, status, accuracy, count_cost(proposal.arch).macs))
+    assert taken == keys_of(space)
+
+
+def outcome(number: int, arch: ArchConfig, status: str, accuracy: float, macs: float) -> Finished:
+    return Finished(
+        trial=number,
+        status=status,  # type: ignore[arg-type]
+        arch_key=arch.key(),
+        arch=arch.to_dict(),
+        seed=0,
+        seconds=0.0,
+        device="cpu",
+        metrics={"val_accuracy": accuracy, "macs": macs},
+    )
 
 
 def test_a_narrow_window_is_always_met(open_session: OpenSession) -> None:
@@ -141,24 +281,31 @@ def test_failed_and_infinite_outcomes_do_not_stop_the_sampler(space: Space) -> N
         proposal = searcher.ask(number, taken)
         assert proposal is not None
         taken.add(proposal.arch.key())
-        searcher.tell(
-            Finished(
-                trial=number,
-                status=status,  # type: ignore[arg-type]
-                arch_key=proposal.arch.key(),
-                arch=proposal.arch.to_dict(),
-                seed=0,
-                seconds=0.0,
-                device="cpu",
-                metrics={"val_accuracy": accuracy, "macs": 1.0},
-            )
-        )
+        searcher.tell(outcome(number, proposal.arch, status, accuracy, 1.0))
     assert len(taken) == 16
 
 
 def test_an_unknown_sampler_is_named(space: Space) -> None:
     with pytest.raises(ValueError, match="unknown sampler 'tpee'; did you mean 'tpe'"):
         make_searcher(space, "tpee")
+
+
+def test_brute_force_refuses_a_large_space(space: Space) -> None:
+    with pytest.raises(ValueError, match=r"'small' has 311,040, more than 20,000: use another sampler, or narrow"):
+        make_searcher(space, "brute_force")
+
+
+def test_brute_force_tries_a_small_space_in_an_order_of_the_seed(smoke: Space, open_session: OpenSession) -> None:
+    orders = [run(open_session(str(seed), make_searcher(smoke, "brute_force", seed=seed), 100)) for seed in (1, 2)]
+    assert set(orders[0]) == set(orders[1]) == keys_of(smoke)
+    assert orders[0] != orders[1]
+
+
+def test_an_empty_space_is_no_finished_one(smoke: Space) -> None:
+    space = Space("empty", smoke.base, smoke.dimensions, (Limit("macs", None, 1000),))
+    for sampler in ("brute_force", "tpe"):
+        with pytest.raises(SpaceError, match="the limit macs at most 1 k binds"):
+            make_searcher(space, sampler).ask(0, set())
 
 
 def test_derived_seeds_are_fixed_for_ever() -> None:

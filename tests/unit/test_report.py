@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from results.findings import Findings, load_findings, primary_cost, validation_images
 from results.frame import load_frame
-from results.report import load_findings, primary_cost, write_report
-from results.report_sections import Findings, validation_images
+from results.records import Ended
+from results.report import write_report
 from results.store import StoreError
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "base"}
@@ -77,14 +78,16 @@ def test_a_typical_study(typical_study: Any, tmp_path: Path) -> None:
     assert "200 images: one image is 0.5 points, and chance alone moves 95.0 % by about 1.5 points" in page.text
     assert figure_ids(page) == [
         "accuracy-macs-data", "accuracy-throughput_ips-data", "accuracy-params-data", "hypervolume-data",
-        "curves-data", "fusion-data",
+        "hypervolume-seconds-data", "curves-data", "fusion-data",
     ]  # fmt: skip
     assert set(figure_ids(page)) <= {attrs.get("id") for _, attrs in page.tags}
 
 
 def test_the_tables_beside_the_page(typical_study: Any, tmp_path: Path) -> None:
     folder = write_report(tmp_path / "s").parent
-    assert sorted(path.name for path in folder.iterdir()) == ["front.csv", "front.md", "index.html", "trials.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "front.csv", "front.md", "front.tex", "index.html", "trials.csv",
+    ]  # fmt: skip
     assert pd.read_csv(folder / "front.csv")["trial"].tolist() == [0, 2, 3]
     assert len(pd.read_csv(folder / "trials.csv")) == len(load_frame(tmp_path / "s"))
 
@@ -185,3 +188,10 @@ def test_a_folder_that_cannot_be_written(typical_study: Any, tmp_path: Path) -> 
 def test_a_missing_study(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no study 'nothing'"):
         write_report(tmp_path / "nothing")
+
+
+def test_why_a_search_ended_is_told_and_not_once_it_goes_on(typical_study: Any, tmp_path: Path) -> None:
+    typical_study.store.append(Ended(reason="its 2 hours are spent"))
+    assert "The search ended: its 2 hours are spent." in read_page(write_report(tmp_path / "s")).text
+    typical_study.add(0.5, 300_000)
+    assert "The search ended" not in read_page(write_report(tmp_path / "s")).text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crossvit_core import PRESETS, ArchConfig
-from results.records import Asked, Event, Finished, Rung
+from results.records import Asked, Event, Finished, Rung, Started
 from results.store import StudyStore
 from search.searcher import Proposal
 from search.session import MAX_ATTEMPTS, MAX_FAILURES_IN_A_ROW, Session, StudyFailedError
@@ -101,8 +101,8 @@ def test_asked_is_on_the_disk_before_the_trial_is_handed_out(open_session: OpenS
     trial = session.next_trial()
     assert trial is not None
     events = written(tmp_path)
-    assert [type(event) for event in events] == [Asked]
-    assert ArchConfig.from_dict(events[0].arch) == trial.arch  # type: ignore[union-attr]
+    assert [type(event) for event in events] == [Started, Asked]
+    assert ArchConfig.from_dict(events[1].arch) == trial.arch  # type: ignore[union-attr]
 
 
 def test_a_resumed_session_hands_out_unfinished_trials_first_under_their_numbers(open_session: OpenSession) -> None:

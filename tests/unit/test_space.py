@@ -10,6 +10,7 @@ import pytest
 from crossvit_core import PRESETS
 from crossvit_core.cost import count_cost
 from space import Dimension, Limit, Space, SpaceError, list_spaces, load_space
+from space.paths import to_tree
 
 BASE = PRESETS["crossvit_nano_16"]
 
@@ -127,3 +128,25 @@ def test_for_data_sets_classes_and_channels_everywhere() -> None:
     arch = space.sample(np.random.default_rng(1))
     assert (arch.num_classes, arch.in_channels) == (3, 1)
     assert space.validate(arch) == []
+
+
+@pytest.mark.parametrize("name", list_spaces())
+def test_a_dimension_is_active_where_it_has_a_place(name: str) -> None:
+    """The short way, by the number of encoders, agrees with a look at the architecture."""
+    space = load_space(name).space
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        vector = space.random_vector(rng)
+        tree = to_tree(space.decode(vector))
+        assert space.active_dimensions(vector) == [i for i, d in enumerate(space.dimensions) if d.is_active(tree)]
+        assert space.encode(space.decode(vector)) == space.canonical(vector) == vector
+        assert space.key(vector) == space.decode(vector).key()
+
+
+def test_architectures_of_a_space_share_nothing_that_can_change() -> None:
+    space = make_space(("encoders.*.depths", ([1, 1], [2, 1])))
+    before = space.decode((0,))
+    tree = to_tree(before)
+    tree["encoders"][0]["depths"][0] = 9
+    tree["branches"][0]["embed_dim"] = 9
+    assert space.decode((0,)) == before == space.decode((0,))

@@ -76,12 +76,23 @@ def test_a_torn_last_line_is_dropped_and_overwritten(tmp_path: Path, cut: int) -
     assert ledger.read_bytes() == whole
 
 
-def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+DAMAGED = (
+    b"not json",
+    b"[1]",
+    b"\xff",
+    b'{"event": "rung", "trial": 1, "epoch": 1, "metrics": {"macs": "high"}, "decision": "stop"}',
+    b'{"event": "rung", "trial": 1, "epoch": 1, "metrics": {"macs": null}, "decision": "stop"}',
+    b'{"event": "rung", "trial": 1, "epoch": 1, "metrics": 7, "decision": "stop"}',
+)
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "s"
     with make_store(path) as store:
         store.append(EVENTS[0])
     with open(path / "ledger.jsonl", "ab") as file:
-        file.write(b"not json\n")
+        file.write(line + b"\n")
     with pytest.raises(StoreError, match=r"ledger\.jsonl, line 2 is not an event"):
         list(StudyStore.open_readonly(path).events())
 

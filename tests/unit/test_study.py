@@ -89,3 +89,27 @@ def test_executors_are_sized_or_refused() -> None:
         make_executor(StudyConfig(gpus_per_trial=-1.0))
     with pytest.raises(StudyConfigError, match="workers must be at least 1"):
         make_executor(StudyConfig(workers=0))
+
+
+def test_budgets_samplers_and_rounds_that_cannot_be_are_bad_input(tmp_path: Path) -> None:
+    for asked, message in (
+        ({"space": "small", "sampler": "brute_force"}, "'small' has 311,040, more than 20,000"),
+        ({"sampler": "tpee"}, "unknown sampler 'tpee'; did you mean 'tpe'"),
+        ({"hours": -1.0}, "hours must be a number above 0"),
+        ({"plateau": 0}, "plateau must be a number of trials"),
+        ({"deterministic": True, "stopping": "asha"}, "a deterministic search cannot stop trials early"),
+    ):
+        with pytest.raises(StudyConfigError, match=message):
+            resolve(tmp_path, **{"space": "smoke", **asked})
+    with pytest.raises(SpaceError, match="cannot enqueue 'crossvit_18_240' in space 'smoke'"):
+        resolve(tmp_path, space="smoke", enqueue=("crossvit_18_240",))
+    assert not [path for path in (tmp_path / "runs").glob("*") if path.name != ".data"]
+
+
+def test_a_deterministic_search_has_rounds_of_its_workers_and_says_what_it_cannot_repeat(tmp_path: Path) -> None:
+    study = resolve(tmp_path, space="smoke", deterministic=True, workers=3)
+    assert study.round_size == study.describe()["round_size"] == 3
+    assert any("throughput_ips is measured and never twice the same" in note for note in study.notes)
+    study = resolve(tmp_path, space="smoke", deterministic=True, workers=3, objectives=("val_accuracy", "macs"))
+    assert not study.notes
+    assert resolve(tmp_path, space="smoke", workers=3).round_size == 0

@@ -1,0 +1,1 @@
+"""CrossBench: every architecture of the space ``bench`` trained, so that searches can be replayed in seconds."""

@@ -1,0 +1,172 @@
+"""An ablation's page and files, written beside the study's report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from results.ablation import ALIKE, PAPER_SOURCE, AblationFindings, load_ablation
+from results.ablation_tables import (
+    COST_NOTE,
+    RESULT_NOTE,
+    cost_cells,
+    result_cells,
+    to_csv,
+    to_latex,
+    to_markdown,
+    verdict_lines,
+)
+from results.page import bullet_list, escape, fields_table, figure, folded, page, paragraph, section, table
+from results.plots_ablation import draw_differences, gather_differences
+from results.store import WriteError
+from results.units import plural
+
+
+def write_ablation(study_dir: Path) -> Path:
+    """Write report/ablation.{html,md,csv,tex} into the study's folder; returns the page's path.
+
+    The same records give the same bytes; works at any time. Raises StoreError if the study is no ablation.
+    """
+    findings = load_ablation(study_dir)
+    files = {
+        "ablation.csv": to_csv(findings),
+        "ablation.md": to_markdown(findings),
+        "ablation.tex": to_latex(findings),
+        "ablation.html": build_page(findings),
+    }
+    folder = study_dir / "report"
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, text in files.items():
+            _replace(folder / name, text)
+    except OSError as error:
+        raise WriteError(f"cannot write the report to {folder}: {error.strerror or error}") from error
+    return folder / "ablation.html"
+
+
+def build_page(findings: AblationFindings) -> str:
+    """The page as one text."""
+    title = str(findings.study.get("name") or findings.study_dir.name)
+    header = f'<header><p class="eyebrow">CrossViT ablation</p><h1>{escape(title)}</h1></header>\n'
+    parts = (_headline(findings), _plot(findings), _tables(findings), _verdicts(findings), _unfinished(findings))
+    return page(f"{title}: ablation", header, *parts, _method(findings), _caveats(findings))
+
+
+def _headline(findings: AblationFindings) -> str:
+    ablated, data = findings.study["ablation"], findings.study.get("data", {})
+    what = "fusion schemes" if findings.is_of_fusion else f"values of {findings.dimension}"
+    done = max((len(result.accuracies) for result in findings.results), default=0)
+    text = (
+        f"{len(findings.results)} {what} on the base {ablated['base']}, trained on {data.get('name', '?')} with "
+        f"{plural(done, 'seed')} each: {summary(findings)}"
+    )
+    return paragraph(text, "headline")
+
+
+def summary(findings: AblationFindings) -> str:
+    """In one sentence: who differs from the reference and who cannot be told from it."""
+    if not findings.compared:
+        return "too few of them have finished to compare."
+    groups: dict[str, list[str]] = {}
+    for result in findings.compared:
+        groups.setdefault(result.comparison.verdict, []).append(result.label)
+    parts = [
+        f"{_joined(labels)} {'is' if len(labels) == 1 else 'are'} "
+        f"{verdict + ' from' if verdict == ALIKE else verdict + ' than'} {findings.reference_label}"
+        for verdict, labels in groups.items()
+    ]
+    return "; ".join(parts) + "."
+
+
+def _plot(findings: AblationFindings) -> str:
+    rows = gather_differences(findings)
+    caption = (
+        "Marks are means over seeds with their 95 % intervals; faint strokes are single seeds. An interval that "
+        "crosses the dotted line leaves open which is better. Intervals are of single comparisons; verdicts are "
+        "corrected for having made several."
+    )
+    title = f"Difference from {findings.reference_label}"
+    return figure("differences", draw_differences(rows, findings.reference_label), title, caption) if rows else ""
+
+
+def _tables(findings: AblationFindings) -> str:
+    source = f" The paper's figures: {PAPER_SOURCE}." if any(result.paper for result in findings.results) else ""
+    return section(
+        "Accuracy",
+        table(*result_cells(findings)),
+        paragraph(f"{_sentence(RESULT_NOTE)} Full figures: ablation.csv, .md and .tex beside this page.", "muted"),
+    ) + section("Cost", table(*cost_cells(findings)), paragraph(_sentence(COST_NOTE) + source, "muted"))
+
+
+def _verdicts(findings: AblationFindings) -> str:
+    lines = verdict_lines(findings)
+    note = (
+        "Numbers of seeds are for 80 % power after correction for all comparisons, if the true difference and spread "
+        "are those seen here; from a few seeds that is a rough guess."
+    )
+    return section("What it says", bullet_list(lines), paragraph(note, "muted")) if lines else ""
+
+
+def _unfinished(findings: AblationFindings) -> str:
+    rows = findings.frame[findings.frame["status"] != "ok"]
+    cells = [
+        (str(trial), source.partition(":")[2], status, error or "-")
+        for trial, source, status, error in zip(rows["trial"], rows["source"], rows["status"], rows["error"])
+    ]
+    header = ("trial", "variant", "state", "reason")
+    return section("Trainings without a result", table(header, (True, False, False, False), cells)) if cells else ""
+
+
+def _method(findings: AblationFindings) -> str:
+    study = findings.study
+    ablated = study["ablation"]
+    changes = {
+        variant["name"]: ", ".join(f"{path} = {value}" for path, value in variant["changes"].items())
+        for variant in ablated["variants"]
+    }
+    text = (
+        "Every variant is the base with the fields below changed, trained under one recipe with the same seeds. "
+        "Trainings of one seed start from the same weights wherever both variants have them, and see the same images "
+        "in the same order with the same augmentation, so that differences are taken seed by seed."
+    )
+    return section(
+        "How it was done",
+        paragraph(text),
+        folded("Variants", fields_table(changes)),
+        folded("Base", fields_table(ablated["base_arch"])),
+        folded("Training recipe", fields_table(study.get("recipe", {}))),
+        folded("Data", fields_table(study.get("data", {}))),
+        folded("Machine and versions", fields_table(findings.environment)),
+    )
+
+
+def _caveats(findings: AblationFindings) -> str:
+    images = round(1 / findings.step) if findings.step else 0
+    items = [
+        f"Intervals speak of training again with other seeds, on these {images:,} validation images (one is "
+        f"{100 * findings.step:.2g} points). Other images would move all variants, mostly together.",
+        "All variants share one recipe; it was chosen for none of them. A longer training may change their order.",
+        "Not distinguishable does not mean equal: see what the seeds could have found.",
+        "Throughput was measured while trainings ran beside it: a hint. The test split has not been looked at.",
+    ]
+    if findings.match == "none" and len({result.macs for result in findings.results}) > 1:
+        items.append("The variants do not cost the same: part of a difference may be paid for. See MATCH=flops.")
+    return section("Read with care", bullet_list(items))
+
+
+def _joined(labels: list[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _replace(path: Path, text: str) -> None:
+    """A page that is being read must not be seen half written."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

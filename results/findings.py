@@ -1,0 +1,147 @@
+"""All that a report tells of, read from a study's folder in one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from results.frame import build_frame, complete, front
+from results.importance import Importance, assess_importance, read_dimensions
+from results.metrics import ACCURACY, COSTS, cost_metric
+from results.records import Asked, Ended, Event, Rung
+from results.repeats import RUNS, fold_repeats
+from results.store import StoreError, StudyStore
+
+RungCurve = list[tuple[int, float]]
+
+
+class Findings:
+    """The study as asked, what it ran on, its trials, and the front over its cost.
+
+    ``frame`` has a row a trial, ``points`` a row an architecture where one was trained more than once, ``members`` are
+    those of the front. ``rungs`` are (epoch, accuracy) of each trial; ``settings`` the dimensions' values, by trial.
+    ``ended`` says why the search ended; it is empty while it has not.
+    """
+
+    def __init__(self, study_dir: Path, study: dict[str, Any], environment: dict[str, Any], log: EventLog) -> None:
+        self.study_dir, self.study, self.environment = study_dir, study, environment
+        self.frame = build_frame(log.read())
+        self.points = fold_repeats(self.frame)
+        self.cost = cost_metric(primary_cost(study))
+        self.members = front(self.points, self.cost.name)
+        self.rungs, self.settings, self.ended = log.rungs, log.settings(), log.ended
+        self.baselines = read_baselines(study_dir)
+
+    @property
+    def name(self) -> str:
+        return str(self.study.get("name") or self.study_dir.name)
+
+    def count(self, status: str) -> int:
+        return int((self.frame["status"] == status).sum())
+
+    def limit(self, metric: str) -> float | None:
+        """The space's upper bound on a metric, if it has one."""
+        window = mapping(mapping(mapping(self.study.get("space")).get("limits")).get(metric))
+        bound = window.get("max")
+        return float(bound) if isinstance(bound, (int, float)) else None
+
+    @property
+    def has_repeats(self) -> bool:
+        return bool((self.points[RUNS] > 1).any())
+
+    @cached_property
+    def importance(self) -> dict[str, Importance]:
+        """By metric: the accuracy, then the costs of the study; those left out for which there is too little."""
+        costs = [name for name in COSTS if name in {self.cost.name, *self.objectives}]
+        found = {name: self._assess(name) for name in (ACCURACY, *costs)}
+        return {name: importance for name, importance in found.items() if importance is not None}
+
+    @property
+    def objectives(self) -> list[str]:
+        return _objective_names(self.study)
+
+    def _assess(self, metric: str) -> Importance | None:
+        rows = complete(self.points, self.cost.name if metric == ACCURACY else metric)
+        values = rows[metric].to_numpy(dtype=float)
+        target = values if metric == ACCURACY else np.array([COSTS[metric].log_cost(value) for value in values])
+        known = np.isfinite(target) & rows["trial"].isin(self.settings.index).to_numpy()
+        return assess_importance(self.settings.loc[rows["trial"][known]], target[known])
+
+
+class EventLog:
+    """The events of a ledger, passed on one by one; what a table of trials has no place for is noted on the way."""
+
+    def __init__(self, events: Iterable[Event], dimensions: list[str]) -> None:
+        self._events, self._dimensions = events, dimensions
+        self._settings: dict[int, tuple[Any, ...]] = {}
+        self.rungs: dict[int, RungCurve] = {}
+        self.ended = ""
+
+    def read(self) -> Iterator[Event]:
+        for event in self._events:
+            self.ended = event.reason if isinstance(event, Ended) else ""
+            if isinstance(event, Rung) and ACCURACY in event.metrics:
+                self.rungs.setdefault(event.trial, []).append((event.epoch, event.metrics[ACCURACY]))
+            elif isinstance(event, Asked):
+                self._settings[event.trial] = read_dimensions(event.arch, self._dimensions)
+            yield event
+
+    def settings(self) -> pd.DataFrame:
+        return pd.DataFrame.from_dict(self._settings, orient="index", columns=self._dimensions)
+
+
+def load_findings(study_dir: Path) -> Findings:
+    """All that a report tells of. Raises StoreError if there is no study, or none that this version reads."""
+    store = StudyStore.open_readonly(study_dir)
+    study = store.study
+    dimensions = [str(path) for path in mapping(mapping(study.get("space")).get("dimensions"))]
+    return Findings(study_dir, study, store.environment, EventLog(store.events(), dimensions))
+
+
+def primary_cost(study: Mapping[str, Any]) -> str:
+    """The cost among the study's objectives; FLOPs if there is none."""
+    return next((metric for metric in _objective_names(study) if metric in COSTS), "macs")
+
+
+def read_baselines(study_dir: Path) -> list[dict[str, Any]]:
+    """Networks from elsewhere that were measured beside the study: rows of baselines.csv, with name and costs."""
+    path = study_dir / "baselines.csv"
+    if not path.is_file():
+        return []
+    try:
+        rows = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from error
+    return [
+        {**{str(k): v for k, v in row.items()}, "name": str(row.get("name", "baseline"))}
+        for row in rows.to_dict("records")
+    ]
+
+
+def validation_images(study: Mapping[str, Any]) -> int:
+    """The size of the validation split, 0 if the study does not say."""
+    splits = mapping(mapping(study.get("data")).get("splits"))
+    return next((int(splits[name]) for name in ("val", "validation") if isinstance(splits.get(name), int)), 0)
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one: a study may say little."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def number(value: Any) -> float:
+    """The value as a number; NaN if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _objective_names(study: Mapping[str, Any]) -> list[str]:
+    return [str(mapping(objective).get("metric", "")) for objective in study.get("objectives") or []]

@@ -1,0 +1,266 @@
+"""Which of a few candidates is the best, and how sure that is: the statistics of a choice. Numbers in, numbers out.
+
+The search's own accuracies name the candidates and are then forgotten: whoever was picked for a high number was, on
+average, lucky with it (the winner's curse). What is said of a candidate comes from fresh seeds alone. They meet the
+validation images of the search again, so luck with the images themselves stays in; the test split is free of both.
+
+A candidate's accuracy on images like the validation images is uncertain twice over: training again gives another
+network, and other images would give another score. The first is the variance between seeds, pooled over the
+candidates (few seeds each say little of their own). The second is binomial; all seeds meet the same images, so more
+seeds do not lessen it. The two overlap a little, and the candidates share their images: both make the intervals
+wider than they need be, never narrower.
+
+Intervals are of each candidate by itself. Who is the best is a question about all of them, and finalists are alike:
+taken each by itself, the highest of several nearly equal would look like the best far too often. Their spread is
+therefore learned from them too (``chances_of_best``), which draws them together until the runs say otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from results.frame import front
+from results.metrics import ACCURACY, cost_metric
+from results.units import percent
+
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+
+_DRAWS = 40_000
+_WIDEST = 8.0  # beyond, no candidate's lead would be doubted on account of the others
+
+
+class PreferenceError(ValueError):
+    """A preference that cannot be followed."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What fresh seeds say of the candidates, in the order they came in.
+
+    ``means``, ``lows``, ``highs``: accuracies (fractions), the interval of CONFIDENCE. ``p_best`` sums to 1.
+    ``leader`` is who has the highest mean utility; ``contenders`` the fewest candidates that hold the best one with
+    CONFIDENCE; ``suggested`` the leader if it is alone in that, else the cheapest of them. Without a second seed
+    anywhere, intervals and ``p_best`` are NaN. ``seed_sd`` is the pooled standard deviation between seeds.
+    """
+
+    means: Floats
+    lows: Floats
+    highs: Floats
+    p_best: Floats
+    leader: int
+    contenders: tuple[int, ...]
+    suggested: int
+    seed_sd: float
+
+    @property
+    def is_clear(self) -> bool:
+        return self.contenders == (self.leader,)
+
+
+def judge(
+    groups: Sequence[Sequence[float]],
+    num_images: int,
+    costs: Sequence[float],
+    *,
+    accuracy_weight: float = 1.0,
+    handicaps: Sequence[float] | None = None,
+    draws: int = _DRAWS,
+    seed: int = 0,
+) -> Judgement:
+    """Judge candidates by their accuracies on fresh seeds, scored on ``num_images`` validation images.
+
+    ``groups[i]`` has one accuracy a seed; ``costs[i]`` decides between the indistinguishable, lower is better. Utility
+    is ``accuracy_weight`` times accuracy less ``handicaps[i]``. Equal input gives equal output. Raises ValueError for
+    a candidate without a finite accuracy.
+    """
+    means = np.array([np.mean(group) if len(group) else math.nan for group in groups])
+    if not len(means) or not np.isfinite(means).all() or num_images < 1:
+        raise ValueError("each candidate needs at least one finite accuracy, on at least one image")
+    handicap = np.zeros(len(means)) if handicaps is None else np.asarray(handicaps, dtype=float)
+    leader = _first_best(accuracy_weight * means - handicap, costs)
+    variance, freedom = pooled_variance(groups)
+    if not freedom:
+        unknown = np.full(len(means), math.nan)
+        everyone = tuple(range(len(means)))
+        return Judgement(means, unknown, unknown, unknown, leader, everyone, leader, math.nan)
+    sampled = draw_accuracies(groups, num_images, draws=draws, seed=seed)
+    tail = 50 * (1 - CONFIDENCE)
+    lows, highs = np.percentile(sampled, [tail, 100 - tail], axis=0)
+    p_best = chances_of_best(
+        groups, num_images, accuracy_weight=accuracy_weight, handicaps=handicap, draws=draws, seed=seed
+    )
+    contenders = _credible_set(p_best, leader)
+    suggested = min(contenders, key=lambda index: (costs[index], -p_best[index]))
+    return Judgement(means, lows, highs, p_best, leader, contenders, suggested, math.sqrt(variance))
+
+
+def pooled_variance(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """The variance within groups and its degrees of freedom: (0, 0) where no group has two members."""
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum(float(np.sum((np.asarray(group) - np.mean(group)) ** 2)) for group in groups)
+    return (squares / freedom if freedom else 0.0), freedom
+
+
+def draw_accuracies(groups: Sequence[Sequence[float]], num_images: int, *, draws: int, seed: int = 0) -> Floats:
+    """Draws of each candidate's accuracy, from its posterior under flat priors: (draws, num_candidates).
+
+    The variance between seeds is drawn from its scaled inverse chi-square, one for all candidates; then the mean over
+    all seeds on these images is normal; then the accuracy over all images is beta (Jeffreys' prior).
+    """
+    rng = np.random.default_rng(seed)
+    means = np.array([np.mean(group) for group in groups])
+    on_images = means + np.sqrt(_draw_variances(groups, draws, rng)) * rng.standard_normal((draws, len(groups)))
+    hits = num_images * np.clip(on_images, 0.0, 1.0)
+    return rng.beta(hits + 0.5, num_images - hits + 0.5)
+
+
+def chances_of_best(
+    groups: Sequence[Sequence[float]],
+    num_images: int,
+    *,
+    accuracy_weight: float = 1.0,
+    handicaps: ArrayLike = 0.0,
+    draws: int = _DRAWS,
+    seed: int = 0,
+) -> Floats:
+    """The probability of each candidate that its true utility is the highest; they sum to 1.
+
+    The hierarchical normal model of Gelman et al., Bayesian Data Analysis, section 5.4: utilities spread around a
+    common mean, and any spread from none to ``_WIDEST`` times the noise of one candidate is as likely as another. Draws
+    come from this prior of the spread and are weighted by how well they explain what was seen.
+    """
+    rng = np.random.default_rng(seed)
+    rates = np.array([np.mean(group) for group in groups])
+    seen = accuracy_weight * rates - np.asarray(handicaps, dtype=float)
+    noise = accuracy_weight**2 * (_draw_variances(groups, draws, rng) + _image_variance(rates, num_images))
+    spread = noise.mean(axis=1, keepdims=True) * rng.uniform(0, _WIDEST, (draws, 1)) ** 2  # a variance, as the noise
+    precision = 1 / (noise + spread)
+    of_mean = 1 / precision.sum(axis=1, keepdims=True)
+    mean = of_mean * (precision * seen).sum(axis=1, keepdims=True)
+    fit = np.log(precision).sum(axis=1) + np.log(of_mean[:, 0]) - (precision * (seen - mean) ** 2).sum(axis=1)
+    center = mean + np.sqrt(of_mean) * rng.standard_normal((draws, 1))
+    kept = spread * precision  # the share of a candidate's distance from the center that is taken to be real
+    true = center + kept * (seen - center) + np.sqrt(kept * noise) * rng.standard_normal((draws, len(groups)))
+    chances = np.bincount(true.argmax(axis=1), weights=np.exp((fit - fit.max()) / 2), minlength=len(groups))
+    return chances / chances.sum()
+
+
+def could_be_best(utilities: Floats, accuracies: Floats, num_images: int, accuracy_weight: float = 1.0) -> NDArray:
+    """True where one run's accuracy may hide the best candidate: no worse than the top by more than validation noise.
+
+    The bound is the one-sided CONFIDENCE for the difference of two binomials. Seeds add noise that one run says nothing
+    about, so it is not too wide.
+    """
+    variances = _image_variance(accuracies, num_images)
+    top = int(np.argmax(utilities))
+    allowed = 1.645 * accuracy_weight * np.sqrt(variances + variances[top])
+    return np.asarray(utilities >= utilities[top] - allowed)
+
+
+def preference_weights(text: str, members: pd.DataFrame) -> dict[str, float]:
+    """What 'accuracy', 'knee' or 'weighted:accuracy=1,macs=0.2' weighs: the accuracy, and costs in factors of ten.
+
+    With macs=0.2, ten times the FLOPs must earn 0.2 (20 points) of accuracy. The knee of the members' front weighs
+    accuracy and FLOPs by the inverse of the front's spans (``picks.pick_members``). Raises PreferenceError.
+    """
+    if text == "accuracy":
+        return {ACCURACY: 1.0}
+    if text == "knee":
+        return _knee_weights(members)
+    kind, _, terms = text.partition(":")
+    if kind != "weighted" or not terms:
+        raise PreferenceError(f"unknown preference {text!r}; use accuracy, knee or weighted:accuracy=1,macs=0.2")
+    return _parse_weights(text, terms)
+
+
+def utility(rows: pd.DataFrame, weights: Mapping[str, float]) -> Floats:
+    """The utility of each row, higher is better; NaN where a metric is missing. A constant apart it has no meaning."""
+    return weights[ACCURACY] * rows[ACCURACY].to_numpy(dtype=float) - handicap(rows, weights)
+
+
+def handicap(rows: pd.DataFrame, weights: Mapping[str, float]) -> Floats:
+    """What the costs of each row take off its utility."""
+    total = np.zeros(len(rows))
+    for name, weight in weights.items():
+        if name != ACCURACY:
+            total += weight * np.array([cost_metric(name).log_cost(value) for value in rows[name]])
+    return total
+
+
+def describe_judgement(judgement: Judgement, names: Sequence[str]) -> str:
+    """The verdict in one sentence; ``names[i]`` is what candidate i is called."""
+    leader = names[judgement.leader]
+    if len(names) == 1:
+        return f"{leader} is the only candidate{'' if judgement.seed_sd >= 0 else '; of one seed, so without an interval'}"
+    if math.isnan(judgement.seed_sd):
+        return f"one seed each: no interval and no probability; {leader} scored highest, which may be luck"
+    if judgement.is_clear:
+        return f"{leader} is the best with a probability of {percent(judgement.p_best[judgement.leader])}"
+    chance = percent(judgement.p_best[judgement.leader])
+    rivals = ", ".join(names[index] for index in judgement.contenders)
+    lower = 100 * float(judgement.means[judgement.leader] - judgement.means[judgement.suggested])
+    gap = "" if judgement.suggested == judgement.leader else f", {lower:.1f} points below {leader} in these runs"
+    return (
+        f"too close to call: {leader} leads with a probability of {chance} of being the best, under {CONFIDENCE:.0%}; "
+        f"{names[judgement.suggested]} is the cheapest of the indistinguishable ({rivals}){gap}"
+    )
+
+
+def _draw_variances(groups: Sequence[Sequence[float]], draws: int, rng: np.random.Generator) -> Floats:
+    """Draws of the variance of each candidate's mean over its seeds: (draws, num_candidates)."""
+    variance, freedom = pooled_variance(groups)
+    counts = np.array([len(group) for group in groups])
+    return np.asarray(variance * freedom / rng.chisquare(freedom, size=(draws, 1)) / counts)
+
+
+def _image_variance(rates: Floats, num_images: int) -> Floats:
+    """Binomial, after Agresti and Coull: not zero for a perfect score."""
+    smoothed = (rates * num_images + 2) / (num_images + 4)
+    return smoothed * (1 - smoothed) / (num_images + 4)
+
+
+def _first_best(utilities: Floats, costs: Sequence[float]) -> int:
+    """The highest utility; of equals the cheapest."""
+    return max(range(len(utilities)), key=lambda index: (utilities[index], -costs[index]))
+
+
+def _credible_set(p_best: Floats, leader: int) -> tuple[int, ...]:
+    """The fewest candidates whose chances sum to CONFIDENCE, the leader first among them."""
+    order = sorted(range(len(p_best)), key=lambda index: (index != leader, -p_best[index]))
+    reached = np.cumsum(p_best[order]) >= CONFIDENCE - 1e-12
+    return tuple(order[: int(np.argmax(reached)) + 1])
+
+
+def _knee_weights(members: pd.DataFrame) -> dict[str, float]:
+    line = front(members, "macs")
+    if len(line.drop_duplicates([ACCURACY, "macs"])) < 3:
+        raise PreferenceError(f"a front of {len(line)} has no knee; use PREFER=accuracy, or looser limits")
+    gained = float(line[ACCURACY].max() - line[ACCURACY].min())
+    decades = math.log10(line["macs"].max() / line["macs"].min())
+    return {ACCURACY: 1 / gained, "macs": 1 / decades}
+
+
+def _parse_weights(text: str, terms: str) -> dict[str, float]:
+    weights: dict[str, float] = {ACCURACY: 1.0}
+    for term in terms.split(","):
+        name, _, number = term.partition("=")
+        name = ACCURACY if name.strip() == "accuracy" else name.strip()
+        try:
+            weights[name] = float(number)
+            if name != ACCURACY:
+                cost_metric(name)
+        except ValueError as error:
+            raise PreferenceError(f"preference {text!r}: {error}; write weighted:accuracy=1,macs=0.2") from error
+        if not (math.isfinite(weights[name]) and weights[name] >= 0):
+            raise PreferenceError(f"preference {text!r}: a weight must be a number of at least 0, got {number}")
+    if not weights[ACCURACY] > 0:
+        raise PreferenceError(f"preference {text!r}: without any weight on accuracy nothing needs to be trained")
+    return weights

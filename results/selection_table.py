@@ -1,0 +1,101 @@
+"""A choice as a table: for the terminal and for selection.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from rich.markup import escape
+from rich.table import Table
+
+from results.tables import Cells
+from results.units import MISSING, human_count, percent, with_spread
+
+_INTERVAL = "95 %"
+
+NOTE = (
+    "again: mean over fresh seeds, with its 95 % interval; best: probability of being the best; "
+    "search: the accuracy that the search saw, which flatters"
+)
+TEST_NOTE = "test: the one look at the test split, mean over the same seeds, with its 95 % interval"
+
+
+class Score(NamedTuple):
+    """A mean accuracy (a fraction) and its interval; NaN is not known."""
+
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    def texts(self) -> tuple[str, str]:
+        """The mean and the interval, as '98.5 %' and '97.1-99.3'."""
+        known = math.isfinite(self.low) and math.isfinite(self.high)
+        return percent(self.mean), f"{100 * self.low:.1f}-{100 * self.high:.1f}" if known else MISSING
+
+
+class SelectionRow(NamedTuple):
+    """One finalist. ``num_seeds`` counts its fresh runs."""
+
+    trial: int
+    search_accuracy: float
+    again: Score
+    num_seeds: int
+    p_best: float
+    macs: float
+    params: float
+    throughput_ips: float
+    throughput_iqr: float
+    test: Score = Score()
+    is_suggested: bool = False
+
+
+def selection_cells(rows: Sequence[SelectionRow]) -> Cells:
+    """The finalists in human units; a test column only when there is something in it."""
+    has_test = any(math.isfinite(row.test.mean) for row in rows)
+    tested = ("test", _INTERVAL) if has_test else ()
+    header = ("", "trial", "search", "again", _INTERVAL, "seeds", "best", "FLOPs", "params", "images/s", *tested)
+    numeric = (False, *(True,) * (len(header) - 1))
+    texts = [(*_texts(row), *(row.test.texts() * has_test)) for row in rows]
+    return Cells(header, numeric, texts)
+
+
+def rich_selection(rows: Sequence[SelectionRow], title: str) -> Table:
+    """For the terminal, readable at 80 columns; the suggestion is marked with an arrow."""
+    cells = selection_cells(rows)
+    table = Table(title=escape(title), show_edge=False, pad_edge=False, box=None)
+    shown = [index for index, name in enumerate(cells.header) if name != "params"]
+    for index in shown:
+        name, right = cells.header[index], cells.numeric[index]
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "images/s")
+    for row in cells.rows:
+        table.add_row(*(escape(row[index]) for index in shown))
+    return table
+
+
+def selection_notes(rows: Sequence[SelectionRow]) -> list[str]:
+    """What the columns mean."""
+    return [NOTE, TEST_NOTE] if any(math.isfinite(row.test.mean) for row in rows) else [NOTE]
+
+
+def selection_markdown(rows: Sequence[SelectionRow], title: str, paragraphs: Iterable[str]) -> str:
+    """The table under its title, then the paragraphs; ends in a newline."""
+    cells = selection_cells(rows)
+    rule = ["---:" if numeric else "---" for numeric in cells.numeric]
+    lines = [" | ".join(line) for line in (cells.header, rule, *cells.rows)]
+    table = "\n".join(f"| {line} |" for line in lines)
+    return "\n\n".join([f"# {title}", table, *paragraphs]) + "\n"
+
+
+def _texts(row: SelectionRow) -> tuple[str, ...]:
+    return (
+        "->" if row.is_suggested else "",
+        str(row.trial),
+        percent(row.search_accuracy),
+        *row.again.texts(),
+        str(row.num_seeds) if row.num_seeds else MISSING,
+        percent(row.p_best),
+        human_count(row.macs),
+        human_count(row.params),
+        with_spread(row.throughput_ips, row.throughput_iqr),
+    )

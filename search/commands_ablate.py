@@ -1,0 +1,151 @@
+"""The command ``ablate``. Heavy imports happen inside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.ablation import Ablation, AblationConfig
+    from search.executors.base import Executor
+    from search.session import Session
+
+_RUNS_DIR = Path("results/runs")
+
+
+def ablate(
+    base: Annotated[
+        str | None, typer.Option(help="What is varied: a preset, a JSON file, or STUDY:TRIAL; the space's own base.")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Space that recommends base, data, recipe and values; small if there is no base.")
+    ] = None,
+    schemes: Annotated[str, typer.Option(help="Fusion schemes, comma-separated; all five.")] = "",
+    dimension: Annotated[
+        str | None, typer.Option(help="Vary this instead of the fusion, as branches.0.patch_size.")
+    ] = None,
+    values: Annotated[str, typer.Option(help="Values of the dimension, comma-separated; the space's.")] = "",
+    reference: Annotated[str | None, typer.Option(help="Compare with this one; cross_attention.")] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each, with the same seeds; at least 2.")] = 5,
+    match: Annotated[str, typer.Option(help="flops: bring all to the reference's FLOPs by their widths.")] = "none",
+    data: Annotated[
+        str | None, typer.Option(help="digits, an image folder, a parquet file or folder, torch/NAME, hfds/NAME.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Name of the study; the same name goes on with it.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed that the trainings' seeds come from.")] = 0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A training setting, as lr=0.001. May be repeated.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials at a time; the cores or GPUs there are.")] = None,
+    executor: Annotated[str, typer.Option(help="ray, or local for this machine without Ray.")] = "ray",
+    gpus_per_trial: Annotated[float | None, typer.Option(help="Share of a GPU that a trial takes.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.", envvar="RAY_ADDRESS")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    weights: Annotated[bool, typer.Option(help="Keep every trial's weights.")] = True,
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the studies.")] = _RUNS_DIR,
+) -> None:
+    """Compare fusion schemes, or values of any dimension, on one base over paired seeds, and say what is chance."""
+    from search.ablation import AblationConfig, resolve_ablation
+    from search.cli import _parse_settings
+    from search.study import StudyConfig, make_executor
+
+    settings = _parse_settings(set_ or [])
+    if epochs is not None:
+        settings["epochs"] = epochs
+    where = StudyConfig(
+        name=study,
+        data=data,
+        seed=seed,
+        settings=settings,
+        executor=executor,
+        workers=workers,
+        gpus_per_trial=gpus_per_trial,
+        ray_address=ray_address,
+        device=device,
+        runs_dir=runs_dir,
+        keep_weights=weights,
+    )
+    what = _what(dimension, schemes, values)
+    config = AblationConfig(base=base, space=space, reference=reference, seeds=seeds, match=match, study=where, **what)
+    ablation = resolve_ablation(config)
+    _run(ablation, config, make_executor(where))
+
+
+def _what(dimension: str | None, schemes: str, values: str) -> dict[str, Any]:
+    from results.ablation_record import FUSION
+    from search.ablation import AblationError
+
+    if dimension is not None and dimension != FUSION and schemes:
+        raise AblationError(f"--schemes are values of the fusion; for {dimension} give --values")
+    if schemes and values:
+        raise AblationError("--schemes and --values say the same thing; give one of them")
+    if values and dimension is None:
+        raise AblationError("--values needs --dimension, as branches.0.patch_size")
+    return {"dimension": dimension or FUSION, "values": _parse_values(schemes or values)}
+
+
+def _parse_values(text: str) -> tuple[Any, ...]:
+    """'2,4,8' as numbers, 'none,pairwise' as names, '[1,2],[1,4]' as lists."""
+    import yaml
+
+    from search.ablation import AblationError
+
+    try:
+        return tuple(yaml.safe_load(f"[{text}]")) if text.strip(", ") else ()
+    except yaml.YAMLError as error:
+        raise AblationError(f"{text!r} is no list of values; write 2,4,8 or none,pairwise or [1,2],[1,4]") from error
+
+
+def _run(ablation: Ablation, config: AblationConfig, executor: Executor) -> None:
+    from rich.console import Console
+
+    from search.ablation import run_ablation
+    from search.cli import EXIT_INTERRUPTED, _ignore_signals
+    from search.environment import command_line
+    from search.progress import SearchProgress
+
+    console = Console(highlight=False)
+    for line in (_headline(ablation, config), *ablation.notes):
+        console.print(line, markup=False, soft_wrap=True)
+    try:
+        with SearchProgress(console, None) as progress:
+            session = run_ablation(ablation, executor, listeners=[progress], on_open=progress.open)
+    except KeyboardInterrupt:
+        _ignore_signals()
+        console.print(
+            f"interrupted; what finished is kept. To go on:\n  {command_line()}", markup=False, soft_wrap=True
+        )
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    _show(ablation, session, console)
+
+
+def _headline(ablation: Ablation, config: AblationConfig) -> str:
+    names = ", ".join(variant.name for variant in ablation.variants)
+    return (
+        f"study {ablation.name}: {config.dimension} = {names} on {ablation.ablated['base']}, "
+        f"{ablation.seeds} seeds each ({ablation.trials} trainings of {ablation.plan.recipe.epochs} epochs), "
+        f"{ablation.data.name}, compared with {ablation.ablated['reference']}"
+    )
+
+
+def _show(ablation: Ablation, session: Session, console: Console) -> None:
+    from results.ablation import load_ablation
+    from results.ablation_page import write_ablation
+    from results.ablation_tables import rich_tables, verdict_lines
+    from search.cli import _check_success
+
+    page = write_ablation(ablation.path)
+    findings = load_ablation(ablation.path)
+    for table in rich_tables(findings):
+        console.print()
+        console.print(table)
+    console.print()
+    for line in verdict_lines(findings):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
+    _check_success(session)

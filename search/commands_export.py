@@ -1,0 +1,88 @@
+"""``crossvit export``: a trial as a verified file. Heavy imports happen when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.exporting import TrialExport
+
+
+def export(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    trial: Annotated[int, typer.Argument(help="Number of the trial.", min=0)],
+    format_: Annotated[str, typer.Option("--format", help="onnx, torch_export, safetensors or timm.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File or folder to write to; without it, the study's own folder.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+    weights: Annotated[
+        str, typer.Option(help="auto: the best retrained seed if there is one; search: the trial's own; retrain.")
+    ] = "auto",
+    pairs: Annotated[int, typer.Option(help="Timed windows.", min=10)] = 60,
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the studies.")] = Path("results/runs"),
+) -> None:
+    """Export a trial: written, read back, compared with the network on validation images, timed in its runtime."""
+    from rich.console import Console
+
+    from results.store import check_study_name
+    from search.exporting import export_trial
+
+    folder = runs_dir / check_study_name(study)
+    outcome = export_trial(folder, trial, format_, out, force=force, origin=weights, pairs=pairs)
+    show_export(outcome, Console(highlight=False))
+
+
+def show_export(outcome: TrialExport, console: Console) -> None:
+    """What was exported, how it was checked, how fast it is, and how to load it."""
+    from crossvit_core.export_snippets import snippet
+    from results.units import percent
+
+    trained, path = outcome.trained, outcome.exported.path
+    lines = [
+        f"weights: trial {trained.trial} of study {trained.study}, {trained.why}; "
+        f"validation accuracy {percent(trained.val_accuracy)}",
+        *_agreement_lines(outcome),
+        *_speed_lines(outcome),
+        f"saved: {path} ({path.stat().st_size / 1e6:.2f} MB), what was measured in {path.name}.json",
+        "to load it anywhere:",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+    print(snippet(outcome.format_name, path), end="")
+
+
+def _agreement_lines(outcome: TrialExport) -> list[str]:
+    from results.units import percent
+
+    opset = outcome.exported.about.get("opset")
+    kind = f"{outcome.format_name}{f' (opset {opset})' if opset else ''}"
+    head = f"{kind} agrees with the network on validation images (allowed difference {outcome.exported.tolerance:.0e}):"
+    return [head] + [
+        f"  batches of {each.batch_size:>3}: {each.images} images, largest difference {each.max_difference:.1e}, "
+        f"same decision {percent(each.same_decision)}"
+        for each in outcome.exported.agreements
+    ]
+
+
+def _speed_lines(outcome: TrialExport) -> list[str]:
+    from crossvit_core.export import FORMATS
+    from results.units import with_spread
+
+    runtime = FORMATS[outcome.format_name].runtime
+    rows = ((f"file in {runtime}", outcome.speed), ("network in torch", outcome.network_speed))
+    ratio = outcome.speed.ratio / outcome.network_speed.ratio
+    return [
+        *(
+            f"{name}: {with_spread(speed.ips, speed.iqr)} images/s, ratio {speed.ratio:.3f} "
+            f"±{speed.ratio_iqr / 2 / speed.ratio:.1%}, flags: {', '.join(speed.flags) or 'none'}"
+            for name, speed in rows
+        ),
+        f"the file runs at {ratio:.2f} x the network's speed (one CPU thread, batches of {outcome.speed.batch_size}, "
+        "ratios to the fixed reference network timed in turn)",
+    ]

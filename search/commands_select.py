@@ -1,0 +1,184 @@
+"""The commands ``select`` and ``retrain``. Heavy imports happen inside the one that needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from search.executors.base import Executor
+    from search.finalists import Wish
+    from search.retrain import Retraining
+
+_EXIT_INTERRUPTED = 130
+_RUNS_DIR = Path("results/runs")
+
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the studies.")]
+StudyName = Annotated[str, typer.Argument(help="Name of the study.")]
+MaxFlops = Annotated[str | None, typer.Option(help="Most FLOPs (multiply-adds), as 40M.")]
+MaxParams = Annotated[str | None, typer.Option(help="Most parameters, as 1.5M.")]
+MinThroughput = Annotated[str | None, typer.Option(help="Fewest images/s, as the search measured them.")]
+MaxLatency = Annotated[str | None, typer.Option("--max-latency-ms", help="Longest milliseconds for one image.")]
+Prefer = Annotated[
+    str,
+    typer.Option(
+        help="accuracy, knee, or weighted:accuracy=1,macs=0.02 (ten times the FLOPs must earn 2 points of accuracy)."
+    ),
+]
+Trials = Annotated[str | None, typer.Option(help="Take these trials as finalists, as 1,2,3.")]
+Finalists = Annotated[int, typer.Option(help="Most finalists.", min=1, max=100)]
+
+
+def select(
+    study: StudyName,
+    max_flops: MaxFlops = None,
+    max_params: MaxParams = None,
+    min_throughput: MinThroughput = None,
+    max_latency_ms: MaxLatency = None,
+    prefer: Prefer = "accuracy",
+    trials: Trials = None,
+    finalists: Finalists = 5,
+    open_test: Annotated[
+        bool, typer.Option("--open-test", help="Open the test split, once, for the retrained finalists.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="For the test: auto, cpu or cuda:N.")] = "auto",
+    runs_dir: RunsDir = _RUNS_DIR,
+) -> None:
+    """Choose what to deploy: hard limits, a preference, and how sure fresh seeds are of it."""
+    from results.store import check_study_name
+    from search.study import check_device
+
+    check_device(device)
+    wish = make_wish(max_flops, max_params, min_throughput, max_latency_ms, prefer, trials, finalists)
+    show_selection(runs_dir / check_study_name(study), wish, device if open_test else None)
+
+
+def retrain(
+    study: StudyName,
+    trials: Trials = None,
+    seeds: Annotated[int, typer.Option(help="Fresh seeds for each finalist.", min=1)] = 3,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of training; the search's.")] = None,
+    max_flops: MaxFlops = None,
+    max_params: MaxParams = None,
+    min_throughput: MinThroughput = None,
+    max_latency_ms: MaxLatency = None,
+    prefer: Prefer = "accuracy",
+    finalists: Finalists = 5,
+    workers: Annotated[int | None, typer.Option(help="Trials at a time; the cores or GPUs there are.")] = None,
+    executor: Annotated[str, typer.Option(help="ray, or local for this machine without Ray.")] = "ray",
+    gpus_per_trial: Annotated[float | None, typer.Option(help="Share of a GPU that a trial takes.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    runs_dir: RunsDir = _RUNS_DIR,
+) -> None:
+    """Train finalists again on fresh seeds, then show what that says of them. Repeated, it goes on where it was."""
+    from results.store import check_study_name
+    from search.finalists import Wish
+    from search.retrain import RetrainConfig, resolve_retraining
+    from search.selection import select as choose
+    from search.study import StudyConfig, make_executor
+
+    study_dir = runs_dir / check_study_name(study)
+    wish = make_wish(max_flops, max_params, min_throughput, max_latency_ms, prefer, trials, finalists)
+    numbers = tuple(finalist.trial for finalist in choose(study_dir, wish).finalists)
+    settings: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
+    config = RetrainConfig(study_dir=study_dir, trials=numbers, seeds=seeds, settings=settings, device=device)
+    retraining = resolve_retraining(config)
+    sizes = StudyConfig(executor=executor, workers=workers, gpus_per_trial=gpus_per_trial, device=device)
+    _run(retraining, make_executor(sizes))
+    show_selection(study_dir, Wish(limits=wish.limits, prefer=prefer, trials=numbers), device=None)
+
+
+def make_wish(
+    max_flops: str | None,
+    max_params: str | None,
+    min_throughput: str | None,
+    max_latency_ms: str | None,
+    prefer: str,
+    trials: str | None,
+    finalists: int,
+) -> Wish:
+    """The wish in what was typed. Raises SelectionError for a number that is none."""
+    from search.finalists import SelectionError, Wish
+    from space import LimitError
+    from space.limits import make_limit
+
+    asked = (
+        ("macs", "max", max_flops),
+        ("params", "max", max_params),
+        ("throughput_ips", "min", min_throughput),
+        ("latency_ms", "max", max_latency_ms),
+    )
+    try:
+        limits = tuple(make_limit(metric, {side: value}) for metric, side, value in asked if value is not None)
+    except LimitError as error:
+        raise SelectionError(str(error)) from error
+    return Wish(limits=limits, prefer=prefer, trials=_parse_trials(trials), max_finalists=finalists)
+
+
+def show_selection(study_dir: Path, wish: Wish, device: str | None) -> None:
+    """Print the selection and write it into the study's folder; a ``device`` opens the test split on it."""
+    from rich.console import Console
+
+    from results.selection_table import rich_selection, selection_notes
+    from results.test_ledger import read_look
+    from search.selection import select as choose
+    from search.selection_report import describe_test, next_command, selection_rows, write_selection
+
+    selection = choose(study_dir, wish)
+    if device is None:
+        look = read_look(study_dir)
+    else:
+        from search.final_test import look_at_test
+
+        look = look_at_test(study_dir, selection, device)
+    write_selection(study_dir, selection, look)
+    console = Console(highlight=False)
+    rows = selection_rows(selection, look)
+    limits = ", ".join(limit.describe() for limit in wish.limits)
+    console.print(rich_selection(rows, f"Choice of study {selection.study}{f' ({limits})' if limits else ''}"))
+    for line in selection_notes(rows):
+        console.print(line, style="dim", markup=False)
+    for line in (selection.verdict, *selection.notes, describe_test(selection, look)):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"next: {next_command(selection)}", markup=False, soft_wrap=True)
+
+
+def _run(retraining: Retraining, executor: Executor) -> None:
+    from rich.console import Console
+
+    from search.environment import command_line
+    from search.progress import SearchProgress
+    from search.retrain import run_retraining
+
+    console = Console(highlight=False)
+    console.print(_headline(retraining), markup=False, soft_wrap=True)
+    try:
+        with SearchProgress(console, None) as progress:
+            run_retraining(retraining, executor, listeners=[progress], on_open=progress.open)
+    except KeyboardInterrupt:
+        console.print(
+            f"interrupted; what finished is kept. To go on:\n  {command_line()}", markup=False, soft_wrap=True
+        )
+        raise SystemExit(_EXIT_INTERRUPTED) from None
+
+
+def _headline(retraining: Retraining) -> str:
+    from results.units import plural
+
+    archs = len({item.arch.key() for item in retraining.items})
+    data = retraining.described["data"]["name"]
+    runs = f"{plural(archs, 'architecture')}, {plural(len(retraining.items), 'run')}"
+    return f"study {retraining.path.name}: {runs} on {data}, {retraining.plan.recipe.epochs} epochs each"
+
+
+def _parse_trials(text: str | None) -> tuple[int, ...]:
+    from search.finalists import SelectionError
+
+    if text is None:
+        return ()
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isdecimal() for word in words):
+        raise SelectionError(f"trials must be numbers with commas between, as 1,2,3, got {text!r}")
+    return tuple(dict.fromkeys(int(word) for word in words))

@@ -1,0 +1,70 @@
+"""The finalists meet the test split: once, on record before it is read, and for the weights that were retrained."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from crossvit_core.config import ArchConfig
+from crossvit_core.train import open_split, score
+from crossvit_core.weights import WeightsError, load_model
+from results.records import Asked
+from results.store import StudyStore
+from results.test_ledger import Look, TestedRun, add_score, open_look, read_look
+from search.evaluate import pick_device
+from search.finalists import SelectionError, retrain_dir
+from search.retrain import open_study_data
+from search.selection import Selection
+
+WEIGHTS_NAME = "weights.safetensors"
+
+
+def look_at_test(study_dir: Path, selection: Selection, device: str = "auto") -> Look:
+    """Score every fresh run of the finalists on the test split, or go on with that, or show what was seen.
+
+    Everything that can fail is tried before the split is opened. Raises SelectionError, WeightsError or StoreError
+    then, SecondLookError if the split was opened for other runs.
+    """
+    unjudged = [str(finalist.trial) for finalist in selection.finalists if not finalist.fresh]
+    if unjudged or not selection.finalists:
+        raise SelectionError(
+            f"the test split stays closed until every finalist was trained again; still to do: trial "
+            f"{', '.join(unjudged)} (make retrain STUDY={selection.study} TRIALS={','.join(unjudged)})"
+        )
+    seen = read_look(study_dir)
+    if seen is not None and not seen.missing and seen.is_at(selection.tested_runs):
+        return seen
+    archs = _archs(study_dir)
+    runs = [_weigh(study_dir, run, archs[run.run]) for run in selection.tested_runs]
+    data = open_study_data(study_dir)
+    look = open_look(study_dir, runs, data.fingerprint, len(data.splits["test"]))
+    device = pick_device(device)
+    for run in look.missing:
+        model = load_model(_weights_path(study_dir, run.run)).to(device)
+        _, accuracy = score(model, open_split(data, "test", device), device=device)
+        add_score(study_dir, run.run, round(accuracy, 6))
+    done = read_look(study_dir)
+    assert done is not None
+    return done
+
+
+def _weigh(study_dir: Path, run: TestedRun, arch: ArchConfig) -> TestedRun:
+    """The run with the digest of its weights, which were loaded once to see that they can be."""
+    path = _weights_path(study_dir, run.run)
+    try:
+        load_model(path, arch)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, WeightsError) as error:
+        raise SelectionError(
+            f"the test split stays closed: the weights of run {run.run} do not load ({error})"
+        ) from error
+    return TestedRun(run.trial, run.arch_key, run.run, run.seed, digest)
+
+
+def _weights_path(study_dir: Path, run: int) -> Path:
+    return StudyStore.open_readonly(retrain_dir(study_dir)).trial_dir(run) / WEIGHTS_NAME
+
+
+def _archs(study_dir: Path) -> dict[int, ArchConfig]:
+    events = StudyStore.open_readonly(retrain_dir(study_dir)).events()
+    return {event.trial: ArchConfig.from_dict(event.arch) for event in events if isinstance(event, Asked)}

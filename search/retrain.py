@@ -1,0 +1,203 @@
+"""Training finalists again on fresh seeds: a study of its own beside the search's, resumable, its weights kept.
+
+The full recipe, nothing stopped early, the last epoch's score: no number here was picked for being high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crossvit_core.config import ArchConfig
+from crossvit_core.data import ImageData, load_dataset
+from crossvit_core.recipe import TrainRecipe
+from results.records import Asked, Event
+from results.store import StoreError, StudyStore
+from search.checkpoint_sweeper import CheckpointSweeper
+from search.environment import describe_environment
+from search.executors.base import Executor
+from search.finalists import DEFAULT_SEEDS, SelectionError, retrain_dir
+from search.list_searcher import ListedTrial, ListSearcher
+from search.plan import MeasurePlan, Plan, geometric_rungs
+from search.session import Listener, Session, StudyFailedError
+from search.stopping import Stopping
+from search.study import check_device
+from search.trial import derive_seed
+
+# What the study of a retraining takes over from the search, for its report.
+_TAKEN_OVER = ("space", "objectives", "presets", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainConfig:
+    """What was asked for: ``trials`` of the study in ``study_dir``, each on ``seeds`` fresh seeds.
+
+    ``settings`` are training settings that differ from the search's recipe. A retraining that is gone on with keeps
+    its own.
+    """
+
+    study_dir: Path
+    trials: tuple[int, ...]
+    seeds: int = DEFAULT_SEEDS
+    settings: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """A retraining with every choice made. ``items`` are those on record, in their order, then what is still to do."""
+
+    path: Path
+    described: dict[str, Any]
+    items: tuple[ListedTrial, ...]
+    plan: Plan
+
+
+def resolve_retraining(config: RetrainConfig) -> Retraining:
+    """Make every choice. Raises SelectionError, StoreError, DataError or RecipeError for what cannot be."""
+    check_device(config.device)
+    if config.seeds < 1:
+        raise SelectionError(f"seeds must be at least 1, got {config.seeds}; with 3 or more there is an interval")
+    source = StudyStore.open_readonly(config.study_dir)
+    path = retrain_dir(config.study_dir)
+    events = list(StudyStore.open_readonly(path).events()) if StudyStore.exists(path) else []
+    data = open_study_data(config.study_dir)
+    recipe = _find_recipe(config, source.study, path)
+    items = _list_items(config, source, events)
+    plan = _make_plan(config, source.study, path, recipe, data)
+    return Retraining(path, _describe(config.study_dir.name, source.study, path, plan, data, items), items, plan)
+
+
+def run_retraining(
+    retraining: Retraining,
+    executor: Executor,
+    listeners: Iterable[Listener] = (),
+    on_open: Callable[[Session], None] | None = None,
+) -> Session:
+    """Train whatever is still to do, from wherever the ledger stands, and return the session."""
+    with _open_store(retraining) as store:
+        sweeper = CheckpointSweeper(retraining.path / "trials")
+        session = Session(
+            store,
+            ListSearcher(retraining.items),
+            trials=len(retraining.items),
+            seed=int(retraining.described["seed"]),
+            listeners=[*listeners, sweeper],
+        )
+        sweeper.sweep(session)
+        if on_open is not None:
+            on_open(session)
+        if not session.is_over():
+            try:
+                executor.run(session, retraining.plan)
+            except StudyFailedError as error:
+                session.end(str(error))
+                raise
+            sweeper.sweep(session)
+        session.end()
+    return session
+
+
+def open_study_data(study_dir: Path) -> ImageData:
+    """The data that a study was run on. Raises StoreError if what bears its name is other data by now."""
+    asked = StudyStore.open_readonly(study_dir).study["data"]
+    height, width = asked["image_size"]
+    data = load_dataset(asked["name"], image_size=(height, width), cache_dir=study_dir.parent / ".data")
+    if data.fingerprint != asked["fingerprint"]:
+        raise StoreError(
+            f"the dataset {asked['name']!r} is not what study {study_dir.name!r} was run on (fingerprint "
+            f"{data.fingerprint}, then {asked['fingerprint']}): numbers on it could not be compared"
+        )
+    return data
+
+
+def fresh_seed(study_seed: int, arch_key: str, index: int, used: set[int]) -> int:
+    """Seed number ``index`` of an architecture's retraining: equal everywhere, none that the search has used."""
+    seed = derive_seed("retrain", study_seed, arch_key, index)
+    while seed in used:
+        seed = derive_seed("retrain", seed)
+    return seed
+
+
+def _find_recipe(config: RetrainConfig, study: dict[str, Any], path: Path) -> TrainRecipe:
+    if not StudyStore.exists(path):
+        return TrainRecipe.from_dict({**study["recipe"], **config.settings})
+    begun = TrainRecipe.from_dict(StudyStore.open_readonly(path).study["recipe"])
+    asked = TrainRecipe.from_dict({**begun.to_dict(), **config.settings})
+    for name, value in asked.to_dict().items():
+        if value != getattr(begun, name):
+            raise StoreError(
+                f"the retraining {path.name!r} was begun with {name} {getattr(begun, name)}, not {value}: its runs "
+                f"could not be compared. Leave {name} out to go on, or move {path} away to begin another"
+            )
+    return begun
+
+
+def _list_items(config: RetrainConfig, source: StudyStore, events: Sequence[Event]) -> tuple[ListedTrial, ...]:
+    """What the ledger has, in its order; then what is missing, one seed of everybody before anybody's next."""
+    searched = {event.trial: event for event in source.events() if isinstance(event, Asked)}
+    done = [ListedTrial(ArchConfig.from_dict(e.arch), e.seed, e.source) for e in events if isinstance(e, Asked)]
+    taken = {(item.arch.key(), item.seed) for item in done}
+    used = {asked.seed for asked in searched.values()}
+    study_seed = int(source.study.get("seed", 0))
+    for index in range(config.seeds):
+        for trial in config.trials:
+            asked = searched[trial]
+            seed = fresh_seed(study_seed, asked.arch_key, index, used)
+            if (asked.arch_key, seed) not in taken:
+                done.append(ListedTrial(ArchConfig.from_dict(asked.arch), seed, f"trial:{trial}"))
+    return tuple(done)
+
+
+def _make_plan(config: RetrainConfig, study: dict[str, Any], path: Path, recipe: TrainRecipe, data: ImageData) -> Plan:
+    if data.cache_path is None:
+        raise SelectionError(f"the dataset {data.name!r} has no cache that workers could share")
+    protocol = {
+        name: study["measure"][name] for name in ("batch_size", "pairs", "window_ms") if name in study["measure"]
+    }
+    return Plan(
+        recipe=recipe,
+        data_path=data.cache_path,
+        trials_dir=(path / "trials").absolute(),
+        device=config.device,
+        rungs=geometric_rungs(recipe.epochs),
+        measure=MeasurePlan(**protocol),
+    )
+
+
+def _describe(
+    name: str, study: dict[str, Any], path: Path, plan: Plan, data: ImageData, items: Sequence[ListedTrial]
+) -> dict[str, Any]:
+    """What study.json of the retraining holds."""
+    return {
+        "name": path.name,
+        "retrain_of": name,
+        "finalists": list(dict.fromkeys(item.arch.key() for item in items)),
+        **{part: study[part] for part in _TAKEN_OVER if part in study},
+        "data": data.describe(),
+        "trials": len(items),
+        "planned_trials": len(items),
+        "sampler": "list",
+        "seed": int(study.get("seed", 0)),
+        "recipe": plan.recipe.to_dict(),
+        "measure": plan.measure.to_dict(),
+        "rungs": list(plan.rungs),
+        "stopping": Stopping().to_dict(),
+    }
+
+
+def _open_store(retraining: Retraining) -> StudyStore:
+    path, described = retraining.path, retraining.described
+    if not StudyStore.exists(path):
+        store = StudyStore.create(path, described)
+    else:
+        store = StudyStore.open(path)
+        if store.study.get("retrain_of") != described["retrain_of"]:
+            store.close()
+            raise StoreError(f"study {path.name!r} is no retraining of {described['retrain_of']!r}; rename one of them")
+        finalists = list(dict.fromkeys([*store.study["finalists"], *described["finalists"]]))
+        store.write_json("study.json", {**store.study, "trials": described["trials"], "finalists": finalists})
+    store.write_json("environment.json", describe_environment())
+    return store

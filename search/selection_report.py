@@ -1,0 +1,82 @@
+"""What a person is told of a selection: the table, the verdict, the notes, what to do next."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from results.selection import judge
+from results.selection_table import Score, SelectionRow, selection_markdown, selection_notes
+from results.test_ledger import Look
+from search.finalists import DEFAULT_SEEDS
+from search.selection import Finalist, Selection, save_selection
+
+
+def selection_rows(selection: Selection, look: Look | None) -> list[SelectionRow]:
+    """A row a finalist, in their order; test scores only of a look at exactly these runs."""
+    tested = _test_scores(selection, look)
+    return [_row(selection, finalist, tested.get(finalist.trial, Score())) for finalist in selection.finalists]
+
+
+def next_command(selection: Selection) -> str:
+    """The command that comes next: training again, or exporting (which takes retrained weights where there are any)."""
+    if selection.suggested is None:
+        trials = ",".join(str(finalist.trial) for finalist in selection.finalists)
+        return f"make retrain STUDY={selection.study} TRIALS={trials} SEEDS={DEFAULT_SEEDS}"
+    return f"make export STUDY={selection.study} TRIAL={selection.suggested.trial}"
+
+
+def describe_test(selection: Selection, look: Look | None) -> str:
+    """How it stands with the test split, in one sentence."""
+    if look is None:
+        return "the test split is closed; --open-test (OPEN_TEST=1) opens it once, for these finalists"
+    if not look.is_at(selection.tested_runs):
+        return f"the test split was {look.describe()}: it stays closed for any other choice"
+    if look.missing:
+        return f"the test split was {look.describe()}; --open-test (OPEN_TEST=1) finishes that"
+    return f"the test split was {look.describe()}"
+
+
+def write_selection(study_dir: Path, selection: Selection, look: Look | None) -> None:
+    """Write selection.json and selection.md into the study's folder."""
+    rows = selection_rows(selection, look)
+    paragraphs = [*_sentences(selection, look), *selection_notes(rows), f"Next: `{next_command(selection)}`"]
+    text = selection_markdown(rows, f"Choice of study {selection.study}", paragraphs)
+    data: dict[str, Any] = {**selection.to_dict(), "next": next_command(selection)}
+    data["test"] = {str(run): value for run, value in look.accuracies.items()} if look is not None else None
+    save_selection(study_dir, data, text)
+
+
+def _sentences(selection: Selection, look: Look | None) -> list[str]:
+    return [selection.verdict, *selection.notes, describe_test(selection, look)]
+
+
+def _row(selection: Selection, finalist: Finalist, test: Score) -> SelectionRow:
+    again, p_best = Score(), math.nan
+    if selection.judgement is not None and finalist.fresh:
+        index, of = selection.judged.index(finalist), selection.judgement
+        again = Score(float(of.means[index]), float(of.lows[index]), float(of.highs[index]))
+        p_best = float(of.p_best[index])
+    return SelectionRow(
+        finalist.trial,
+        finalist.search_accuracy,
+        again,
+        len(finalist.fresh),
+        p_best,
+        finalist.macs,
+        finalist.params,
+        finalist.throughput_ips,
+        finalist.throughput_iqr,
+        test,
+        is_suggested=finalist is selection.suggested,
+    )
+
+
+def _test_scores(selection: Selection, look: Look | None) -> dict[int, Score]:
+    if look is None or look.missing or not look.is_at(selection.tested_runs):
+        return {}
+    groups = [[look.accuracies[run.run] for run in finalist.fresh] for finalist in selection.judged]
+    of = judge(groups, look.num_images, costs=[finalist.macs for finalist in selection.judged])
+    trials = [finalist.trial for finalist in selection.judged]
+    return {trial: Score(*map(float, found)) for trial, *found in zip(trials, of.means, of.lows, of.highs)}

@@ -1,0 +1,234 @@
+"""How a study stands, told from its ledger by any process at any time: also while another one writes it."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from results.pareto import hypervolume, reference_point
+from results.records import STATUSES, Asked, Ended, Event, Finished, Rung, Started
+from results.store import StoreError, StudyStore
+from results.units import duration, percent, plural
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_RECENT = 32
+_QUIET_SECONDS = 600.0
+_REFRESH_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """The standing of one study. ``None`` is what cannot be known yet.
+
+    ``counts`` has an entry per final status, ``open_trials`` are asked and not finished. ``rate`` is finished trials
+    per second over the last few, pauses between runs left out. ``age_seconds`` is since the last event; ``alive`` says
+    whether a process holds the study's lock; ``end`` is why the study is over, if it is; ``resume`` the command that
+    goes on.
+    """
+
+    name: str
+    budget: int
+    counts: dict[str, int]
+    open_trials: int
+    best_accuracy: float | None
+    hypervolume: float | None
+    rate: float | None
+    age_seconds: float | None
+    alive: bool
+    end: str
+    resume: str
+
+    @property
+    def done(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present rate; None while it is unknown or nothing runs."""
+        return max(0, self.budget - self.done) / self.rate if self.rate and self.alive else None
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether there is work left and nobody is at it."""
+        return not self.alive and not self.end and (self.open_trials > 0 or self.done < self.budget)
+
+
+def read_status(study_dir: Path, clock: float | None = None) -> StudyStatus:
+    """The standing at the time ``clock`` (now). Raises StoreError for a study that cannot be read."""
+    store = StudyStore.open_readonly(study_dir)
+    study = store.study
+    budget = study.get("trials", 0)
+    if not isinstance(budget, int):
+        raise StoreError(f"{study_dir / 'study.json'} is damaged: trials is {budget!r}")
+    alive = is_being_written(study_dir)
+    tally = _Tally(store.events(), _macs_limit(study))
+    now = time.time() if clock is None else clock
+    return StudyStatus(
+        name=study_dir.name,
+        budget=budget,
+        counts=tally.counts,
+        open_trials=len(tally.open),
+        best_accuracy=tally.best_accuracy(),
+        hypervolume=tally.hypervolume(),
+        rate=tally.rate(),
+        age_seconds=max(0.0, now - tally.last_time) if tally.last_time else None,
+        alive=alive,
+        end=tally.end,
+        resume=str(store.environment.get("command", "")),
+    )
+
+
+def is_being_written(study_dir: Path) -> bool:
+    """Whether a process, anywhere on this machine, holds the study's lock."""
+    try:
+        with open(study_dir / "lock", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def describe_status(status: StudyStatus) -> list[str]:
+    """The standing in a few plain lines."""
+    lines = [f"study {status.name}: {_headline(status)}", f"  trials: {_counts(status)}"]
+    if status.best_accuracy is not None:
+        volume = "" if status.hypervolume is None else f"; hypervolume {status.hypervolume:.3f}"
+        lines.append(f"  best accuracy: {percent(status.best_accuracy)}{volume}")
+    pace = [f"{60 * status.rate:.3g} trials a minute"] if status.rate else []
+    if status.seconds_left is not None:
+        pace.append(f"{duration(status.seconds_left)} left")
+    if pace:
+        lines.append(f"  pace: {', '.join(pace)}")
+    if status.age_seconds is not None:
+        lines.append(f"  last event: {duration(status.age_seconds)} ago")
+    return [*lines, *_hints(status)]
+
+
+def watch_status(study_dir: Path) -> Iterator[StudyStatus]:
+    """The standing again and again, until nobody works on the study any more. Raises StoreError."""
+    while True:
+        start = time.monotonic()
+        status = read_status(study_dir)
+        yield status
+        if not status.alive:
+            return
+        # A long ledger takes a while to read: watching must not cost the search a core.
+        time.sleep(max(_REFRESH_SECONDS, 10 * (time.monotonic() - start)))
+
+
+def show_status(statuses: Iterable[StudyStatus], console: Console) -> None:
+    """Show one standing after the other: in place on a terminal, in a log when trials have ended."""
+    from rich.live import Live
+    from rich.text import Text
+
+    if not console.is_terminal:
+        shown = None
+        for status in statuses:
+            if (status.done, status.alive) != shown:
+                console.print("\n".join(describe_status(status)), markup=False, soft_wrap=True)
+            shown = (status.done, status.alive)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for status in statuses:
+            live.update(Text("\n".join(describe_status(status))), refresh=True)
+
+
+class _Tally:
+    """What the events of a ledger add up to."""
+
+    def __init__(self, events: Iterable[Event], macs_limit: float | None) -> None:
+        self.counts = dict.fromkeys(STATUSES, 0)
+        self.open: set[int] = set()
+        self.last_time = 0.0
+        self._corner = (1.0, math.log10(macs_limit) if macs_limit else None)
+        self.end = ""
+        self._gaps: deque[float] = deque(maxlen=_RECENT)
+        self._last_finish: float | None = None
+        self._points: list[tuple[float, float]] = []
+        self._accuracies: list[float] = []
+        for event in events:
+            self._add(event)
+
+    def best_accuracy(self) -> float | None:
+        return max(self._accuracies, default=None)
+
+    def hypervolume(self) -> float | None:
+        """As the search's own display has it: accuracy times decades of FLOPs within the space's limit."""
+        if not self._points:
+            return None
+        return hypervolume(self._points, reference_point(self._points, self._corner))
+
+    def rate(self) -> float | None:
+        """Finished trials per second over the last few."""
+        seconds = sum(self._gaps)
+        return len(self._gaps) / seconds if seconds > 0 else None
+
+    def _add(self, event: Event) -> None:
+        self.last_time = max(self.last_time, event.time)
+        if isinstance(event, Ended):
+            self.end = event.reason
+        elif not isinstance(event, Rung):
+            self.end = ""
+        if isinstance(event, Started):
+            self._last_finish = None  # what lies before is a pause
+        elif isinstance(event, Asked):
+            self.open.add(event.trial)
+        elif isinstance(event, Finished):
+            self._add_finished(event)
+
+    def _add_finished(self, finished: Finished) -> None:
+        self.open.discard(finished.trial)
+        self.counts[finished.status] = self.counts.get(finished.status, 0) + 1
+        if self._last_finish is not None:
+            self._gaps.append(finished.time - self._last_finish)
+        self._last_finish = finished.time
+        self._add_point(finished)
+
+    def _add_point(self, finished: Finished) -> None:
+        accuracy, macs = (finished.metrics.get(name, math.nan) for name in ("val_accuracy", "macs"))
+        if finished.status != "ok" or not math.isfinite(accuracy):
+            return
+        self._accuracies.append(accuracy)
+        if macs > 0:
+            self._points.append((1 - accuracy, math.log10(macs)))
+
+
+def _headline(status: StudyStatus) -> str:
+    done = f"{status.done:,} of {plural(status.budget, 'trial')} done"
+    if status.alive:
+        return f"{done}, running"
+    if status.end:
+        return f"{done}, ended: {status.end}"
+    return f"{done}, {'interrupted' if status.is_interrupted else 'complete'}"
+
+
+def _counts(status: StudyStatus) -> str:
+    counts = Counter({name: count for name, count in status.counts.items() if count})
+    open_word = "running" if status.alive else "open"
+    parts = [f"{count:,} {name}" for name, count in counts.items()]
+    return ", ".join([*parts, *([f"{status.open_trials:,} {open_word}"] if status.open_trials else [])]) or "none yet"
+
+
+def _hints(status: StudyStatus) -> list[str]:
+    if status.is_interrupted:
+        left = f"with {plural(status.open_trials, 'trial')} open" if status.open_trials else "before its end"
+        command = f":\n  {status.resume}" if status.resume else ", repeat the command that started it"
+        return [f"its driver is gone {left}; what finished is kept. To go on{command}"]
+    if status.alive and status.age_seconds is not None and status.age_seconds > _QUIET_SECONDS:
+        return ["its driver is alive, but nothing has been heard for long: look at its output"]
+    return []
+
+
+def _macs_limit(study: dict[str, Any]) -> float | None:
+    limit = ((study.get("space") or {}).get("limits") or {}).get("macs") or {}
+    return limit.get("max")

@@ -1,0 +1,83 @@
+"""Learning curves for TensorBoard: one folder of events per trial under ``tensorboard/`` in the study's folder.
+
+Written by the driver when a trial ends, from the curve that its worker left, or else from the rungs in the ledger. The
+only module that imports tensorboardX, which takes torch into the driver.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from results.architecture import arch_columns, describe_columns
+from results.records import Event, Finished, Rung
+from results.store import StudyStore
+from search.mirrors import MirrorError
+
+FOLDER = "tensorboard"
+
+
+def check_installed() -> None:
+    """Raise MirrorError where tensorboardX is missing."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise MirrorError("curves for TensorBoard need the package tensorboardX; install it or leave --tensorboard out")
+
+
+class TensorBoardMirror:
+    """Writes the curves of the finished trials that have none yet, then of every trial that ends."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._store = StudyStore.open_readonly(run_dir)
+        self._folder = run_dir / FOLDER
+        self._rungs: dict[int, list[Rung]] = {}
+        self._folder.mkdir(exist_ok=True)
+        for event in self._store.events():
+            self(event)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Rung):
+            self._rungs.setdefault(event.trial, []).append(event)
+        elif isinstance(event, Finished):
+            rungs = self._rungs.pop(event.trial, [])
+            target = self._folder / f"{event.trial:05d}"
+            if not target.exists():
+                _write_trial(target, event, self._curve(event.trial) or [_epoch(rung) for rung in rungs])
+
+    def close(self) -> None:
+        """Nothing is open between events."""
+
+    def _curve(self, trial: int) -> list[dict[str, float]]:
+        """Epoch by epoch, as the worker left it; empty where it left nothing that can be read."""
+        try:
+            text = (self._store.trial_dir(trial) / "curve.jsonl").read_text(encoding="utf-8")
+            return [json.loads(line) for line in text.splitlines()]
+        except (OSError, ValueError):
+            return []
+
+
+def _epoch(rung: Rung) -> dict[str, float]:
+    return {"epoch": rung.epoch, **rung.metrics}
+
+
+def _write_trial(target: Path, finished: Finished, curve: list[dict[str, float]]) -> None:
+    """A folder appears whole or not at all."""
+    from tensorboardX import SummaryWriter
+
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    writer: Any = SummaryWriter(logdir=str(temporary))
+    try:
+        writer.add_text("architecture", describe_columns(arch_columns(finished.arch)))
+        for epoch in curve:
+            for name, value in epoch.items():
+                if name != "epoch":
+                    writer.add_scalar(name, value, int(epoch["epoch"]))
+        for name, value in finished.metrics.items():
+            writer.add_scalar(f"final/{name}", value, len(curve))
+        writer.close()
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

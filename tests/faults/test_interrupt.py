@@ -1,0 +1,70 @@
+"""Ctrl-C, once and again, with workers at work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from results.records import Asked
+from results.store import StudyStore
+from search.interrupt import descendants
+
+CROSSVIT = str(Path(sys.executable).with_name("crossvit"))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A search under way, with two trials handed out."""
+    command = [CROSSVIT, "search", "--space", "smoke", "--executor", "local", "--workers", "2", "--trials", "40"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        wait_for_trials(tmp_path / "results/runs/smoke-digits", 2, process)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_trials(study: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 100
+    while count_asked(study) < count:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def count_asked(study: Path) -> int:
+    if not StudyStore.exists(study):
+        return 0
+    return sum(isinstance(event, Asked) for event in StudyStore.open_readonly(study).events())
+
+
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.2])
+def test_ctrl_c_twice_ends_at_once_and_leaves_no_process(search: subprocess.Popen[str], pause_seconds: float) -> None:
+    family = descendants(search.pid)
+    assert family
+    for _ in range(2):
+        os.killpg(search.pid, signal.SIGINT)
+        time.sleep(pause_seconds)
+    _, errors = search.communicate(timeout=5)
+    assert search.returncode == 130, errors
+    assert "Traceback" not in errors
+    deadline = time.monotonic() + 5
+    while any(is_alive(pid) for pid in family):
+        assert time.monotonic() < deadline, "a process of ours is left"
+        time.sleep(0.02)

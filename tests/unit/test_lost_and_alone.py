@@ -1,0 +1,257 @@
+"""Trials whose worker is lost, hangs, or runs out of memory: what the session and the executors' queue make of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossvit_core.recipe import TrainRecipe
+from results.records import Finished, Rung
+from results.store import StudyStore
+from search.executors.base import TrialQueue, run_guarded, spoils_worker
+from search.executors.conversation import Conversation, Loss, pack_event, pack_trial, unpack_trial
+from search.objectives import find_objectives
+from search.optuna_searcher import OptunaSearcher
+from search.outcomes import is_memory_error, out_of_memory_outcome, ran_out_of_memory, stopped_outcome
+from search.plan import MeasurePlan, Plan
+from search.session import MAX_ATTEMPTS, MAX_FAILED_STARTS_IN_A_ROW, Session, StudyFailedError
+from search.synthetic import SyntheticEvaluation
+from search.trial import Trial
+from space import load_space
+
+PLAN = Plan(TrainRecipe(), Path("unused"), None)
+OpenSession = Callable[..., Session]
+
+
+@pytest.fixture
+def open_session(tmp_path: Path) -> Iterator[OpenSession]:
+    with StudyStore.create(tmp_path / "study", {}) as store:
+
+        def open_one(trials: int = 8) -> Session:
+            objectives = find_objectives(("val_accuracy", "macs"))
+            searcher = OptunaSearcher(load_space("small").space, objectives, sampler="random", trials=trials, seed=0)
+            return Session(store, searcher, trials=trials, seed=0)
+
+        yield open_one
+
+
+def take(session: Session) -> Trial:
+    trial = session.next_trial()
+    assert trial is not None
+    return trial
+
+
+def finished(trial: Trial) -> Finished:
+    *_, last = SyntheticEvaluation()(trial, PLAN)
+    assert isinstance(last, Finished)
+    return last
+
+
+def too_big(trial: Trial) -> Finished:
+    return out_of_memory_outcome(trial, "tried to allocate 2 GiB", 1.0)
+
+
+def test_a_trial_that_never_started_is_not_held_against_it(open_session: OpenSession) -> None:
+    """One machine's death makes many errors; the trials waiting for it come again with all their attempts."""
+    session = open_session()
+    for handed_out in range(1, 10):
+        trial = take(session)
+        assert (trial.number, trial.attempt) == (0, handed_out)
+        session.record_lost(trial, "its machine is gone", started=False)
+    for _ in range(MAX_ATTEMPTS):
+        session.record_lost(take(session), "killed by signal 9")
+    assert [(o.status, o.error) for o in session.outcomes] == [("lost", "lost 3 times; last: killed by signal 9")]
+
+
+def test_workers_that_cannot_start_end_the_study_with_the_reason(open_session: OpenSession) -> None:
+    session = open_session()
+    with pytest.raises(StudyFailedError, match="24 workers in a row did not start; the last: no torch"):
+        for _ in range(MAX_FAILED_STARTS_IN_A_ROW):
+            session.record_lost(take(session), "no torch", started=False)
+    assert session.outcomes == []
+
+
+def test_one_that_starts_breaks_the_row(open_session: OpenSession) -> None:
+    session = open_session()
+    for _ in range(3):
+        for _ in range(MAX_FAILED_STARTS_IN_A_ROW - 1):
+            session.record_lost(take(session), "no torch", started=False)
+        session.record(finished(take(session)))
+    assert len(session.outcomes) == 3
+
+
+def test_out_of_memory_is_tried_once_more_alone(open_session: OpenSession) -> None:
+    session = open_session()
+    first, second = take(session), take(session)
+    session.record(too_big(first))
+    assert session.outcomes == []
+    again = take(session)
+    assert (again.number, again.attempt, again.alone) == (first.number, 2, True)
+    session.record(too_big(again))
+    session.record(finished(second))
+    assert [outcome.status for outcome in session.outcomes] == ["failed", "ok"]
+    assert session.outcomes[0].error == (
+        "out of memory on its machine, which it had to itself: tried to allocate 2 GiB"
+    )
+    assert take(session).number == 2
+
+
+def test_a_trial_alone_waits_for_the_others_and_they_for_it(open_session: OpenSession) -> None:
+    session = open_session()
+    queue = TrialQueue(session, shares_devices=True)
+    first, second = queue.pull(0), queue.pull(1)
+    assert first and second
+    session.record(too_big(first))
+    assert queue.pull(1) is None
+    assert queue.pull(1) is None
+    session.record(finished(second))
+    alone = queue.pull(0)
+    assert alone and alone.alone and alone.number == first.number
+    assert queue.pull(1) is None
+    session.record(finished(alone))
+    third, fourth = queue.pull(0), queue.pull(1)
+    assert third and fourth
+    assert [third.number, fourth.number] == [2, 3]
+
+
+def test_where_each_worker_has_its_device_nobody_waits(open_session: OpenSession) -> None:
+    session = open_session()
+    queue = TrialQueue(session, shares_devices=False)
+    first = queue.pull(0)
+    assert first and queue.pull(1)
+    session.record(too_big(first))
+    alone = queue.pull(1)
+    assert alone and alone.alone
+    assert queue.pull(2) is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError("no"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (ValueError("memory"), False),
+    ],
+)
+def test_errors_of_memory_are_told_from_others(error: Exception, expected: bool) -> None:
+    assert is_memory_error(error) is expected
+
+
+def test_torchs_own_error_of_memory_is_one() -> None:
+    import torch
+
+    assert is_memory_error(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60)
+    assert is_memory_error(raised.value)
+
+
+def test_what_an_evaluation_raises_is_its_outcome(open_session: OpenSession) -> None:
+    trial = take(open_session())
+    *_, event = run_guarded(SyntheticEvaluation(faults={0: "raise"}), trial, PLAN)
+    assert isinstance(event, Finished)
+    assert (event.status, event.error) == ("failed", "RuntimeError: asked to fail")
+    assert not spoils_worker(event)
+    *_, event = run_guarded(SyntheticEvaluation(faults={0: "oom"}), trial, PLAN)
+    assert isinstance(event, Finished)
+    assert ran_out_of_memory(event) and spoils_worker(event)
+
+
+def test_a_trial_travels_as_plain_data(open_session: OpenSession) -> None:
+    trial = take(open_session())
+    assert unpack_trial(json.loads(json.dumps(pack_trial(trial)))) == trial
+
+
+def talk_of(session: Session, **options: Any) -> Conversation:
+    return Conversation(session, Plan(TrainRecipe(), Path("unused"), None, **options), shares_devices=True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "begun", "ends"),
+    [
+        (Loss("infrastructure", "node died"), False, None),
+        (Loss("infrastructure", "node died"), True, None),
+        (Loss("defect", "ValueError: no"), True, ("failed", "ValueError: no")),
+        (Loss("memory", "14 of 15 GB"), True, None),
+        (None, True, None),
+    ],
+)
+def test_what_a_loss_means(
+    open_session: OpenSession, loss: Loss | None, begun: bool, ends: tuple[str, str] | None
+) -> None:
+    session = open_session()
+    talk = talk_of(session)
+    talk.pull("a")
+    if begun:
+        talk.begin("a")
+    talk.settle("a", None, loss)
+    assert [(o.status, o.error) for o in session.outcomes] == ([ends] if ends else [])
+    again = take(session)
+    assert (again.number, again.alone) == ((1, False) if ends else (0, loss is not None and loss.kind == "memory"))
+
+
+def test_a_run_is_overdue_once_and_from_its_beginning(open_session: OpenSession) -> None:
+    session = open_session()
+    talk = talk_of(session, trial_minutes=1e-9)
+    talk.pull("a")
+    assert talk.overdue() == []
+    talk.begin("a")
+    assert talk.overdue() == ["a"]
+    assert talk.overdue() == []
+    talk.settle("a", None, Loss("infrastructure", "killed"))
+    assert session.outcomes[0].status == "failed"
+    assert "took longer than 1e-09 minutes" in session.outcomes[0].error
+
+
+def test_a_stopped_run_is_settled_once(open_session: OpenSession) -> None:
+    class Stopping(Session):
+        def report(self, rung: Rung) -> Any:
+            super().report(rung)
+            return "stop"
+
+    session = open_session()
+    session.__class__ = Stopping
+    talk = talk_of(session)
+    config = talk.pull("a")
+    assert config is not None
+    rung = Rung(trial=0, epoch=1, metrics={"val_accuracy": 0.5}, decision="continue")
+    assert not talk.goes_on("a", pack_event(rung))
+    talk.settle("a", pack_event(rung))
+    assert [outcome.status for outcome in session.outcomes] == ["stopped"]
+    assert stopped_outcome(unpack_trial(config), rung, 1.0, "cpu").metrics["epochs"] == 1
+
+
+def test_all_that_ran_comes_again_when_ray_breaks(open_session: OpenSession) -> None:
+    session = open_session()
+    talk = talk_of(session)
+    for run_id in "abc":
+        talk.pull(run_id)
+        talk.begin(run_id)
+    talk.abandon("Ray broke")
+    assert session.outcomes == []
+    assert [take(session).number for _ in range(4)] == [0, 1, 2, 3]
+
+
+def test_a_network_that_memory_cannot_hold_is_a_failure_of_that_kind(open_session: OpenSession, tmp_path: Path) -> None:
+    """A real refusal of the allocator: a batch of a million million images."""
+    from crossvit_core.data import load_dataset
+    from search.evaluate import evaluate
+
+    data = load_dataset("digits", image_size=(16, 16), limit=200, cache_dir=tmp_path / "data")
+    assert data.cache_path is not None
+    trial = take(open_session())
+    trial = dataclasses.replace(trial, arch=trial.arch.replace(in_channels=1, num_classes=10), alone=True)
+    plan = Plan(TrainRecipe(), data.cache_path, None, device="cpu", measure=MeasurePlan(batch_size=10**12))
+    (event,) = evaluate(trial, plan)
+    assert isinstance(event, Finished)
+    assert event.error.startswith("out of memory on cpu, which it had to itself: ")
+    assert event.metrics["macs"] > 0
+    assert spoils_worker(event)

@@ -1,0 +1,332 @@
+"""Choosing: limits, preferences and finalists on hand-written studies; the statistics against a truth that is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from results.frame import front, load_frame
+from results.picks import pick_members
+from results.records import Asked, Finished
+from results.selection import (
+    PreferenceError,
+    describe_judgement,
+    draw_accuracies,
+    judge,
+    pooled_variance,
+    preference_weights,
+    utility,
+)
+from results.store import StoreError, StudyStore
+from search.finalists import SelectionError, Wish, retrain_dir
+from search.selection import Selection, select
+from search.selection_report import next_command, selection_rows, write_selection
+from space import Limit
+
+Studies = Callable[..., "object"]
+
+
+def add_fresh(study_dir: Path, accuracies: dict[int, list[float]]) -> None:
+    """A retraining of these trials, written by hand: their accuracies on fresh seeds."""
+    asked = {e.trial: e for e in StudyStore.open_readonly(study_dir).events() if isinstance(e, Asked)}
+    keys = [asked[trial].arch_key for trial in accuracies]
+    run = 0
+    with StudyStore.create(retrain_dir(study_dir), {"retrain_of": study_dir.name, "finalists": keys}) as store:
+        for trial, scores in accuracies.items():
+            about = {"arch_key": asked[trial].arch_key, "arch": asked[trial].arch}
+            for score in scores:
+                store.append(Asked(trial=run, seed=900 + run, source=f"trial:{trial}", **about))
+                ok = math.isfinite(score)
+                metrics = {"val_accuracy": score} if ok else {}
+                store.append(
+                    Finished(
+                        trial=run,
+                        status="ok" if ok else "failed",
+                        seed=900 + run,
+                        seconds=1.0,
+                        device="cpu",
+                        metrics=metrics,
+                        **about,
+                    )
+                )
+                run += 1
+
+
+def trials_of(selection: Selection) -> list[int]:
+    return [finalist.trial for finalist in selection.finalists]
+
+
+# Limits, preferences, finalists
+
+
+def test_finalists_are_those_that_noise_may_hide_and_stopped_trials_are_none(typical_study) -> None:  # type: ignore[no-untyped-def]
+    selection = select(typical_study.path, Wish())
+    # 0.95 of 200 images: 0.90 could be as good, 0.80 could not; ties go to the cheaper.
+    assert trials_of(selection) == [3, 4, 2]
+    assert selection.suggested is None
+    assert "train them again on fresh seeds" in selection.verdict
+    assert next_command(selection) == "make retrain STUDY=s TRIALS=3,4,2 SEEDS=3"
+    assert any("1 trial of the search without an outcome yet" in note for note in selection.notes)
+
+
+def test_there_are_at_least_three_and_at_most_as_many_as_asked(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    for index, accuracy in enumerate((0.99, 0.60, 0.50, 0.40)):
+        study.add(accuracy, 1000 * (index + 1))
+    assert trials_of(select(study.path, Wish())) == [0, 1, 2]
+    study = new_study("close")
+    for index in range(9):
+        study.add(0.90, 1000 * (9 - index))
+    selection = select(study.path, Wish(max_finalists=4))
+    assert trials_of(selection) == [8, 7, 6, 5]
+    assert "5 more could be the best" in selection.notes[0]
+
+
+def test_limits_come_first(typical_study) -> None:  # type: ignore[no-untyped-def]
+    wish = Wish(limits=(Limit("macs", maximum=150_000),))
+    assert trials_of(select(typical_study.path, wish)) == [0, 1]
+    assert select(typical_study.path, wish).members == 2
+
+
+def test_without_a_member_the_limit_that_binds_and_the_nearest_are_named(typical_study) -> None:  # type: ignore[no-untyped-def]
+    small, fast = Limit("macs", maximum=90_000), Limit("throughput_ips", minimum=9200)
+    with pytest.raises(SelectionError, match=r"has macs at most 90 k; the nearest is trial 0 with 100 k \(80\.0%"):
+        select(typical_study.path, Wish(limits=(small,)))
+    # Trial 1 is fast enough and 33 % too big; nobody is small enough: macs binds, and of the fast ones 1 is nearest.
+    with pytest.raises(SelectionError, match=r"macs at most 90 k of those within the other limits; .* trial 1 with"):
+        select(typical_study.path, Wish(limits=(small, fast)))
+    both = (Limit("macs", maximum=10), Limit("throughput_ips", minimum=1e9))
+    with pytest.raises(SelectionError, match=r"the nearest is trial \d"):
+        select(typical_study.path, Wish(limits=both))
+    with pytest.raises(SelectionError, match="has no latency_ms on record"):
+        select(typical_study.path, Wish(limits=(Limit("latency_ms", maximum=5.0),)))
+
+
+def test_studies_without_a_choice_say_why_in_one_sentence(new_study, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SelectionError, match="nothing to choose from: it has no trials yet"):
+        select(new_study("empty").path, Wish())
+    failed = new_study("failed")
+    failed.add(status="failed", error="DivergedError: no number")
+    failed.add(math.nan, 1000)
+    with pytest.raises(SelectionError, match=r"none of its 2 trials .*\(.*1 failed.*\); .* said: DivergedError"):
+        select(failed.path, Wish())
+    old = new_study("old", data={"name": "digits"})
+    old.add(0.5, 1000)
+    with pytest.raises(SelectionError, match="how many validation images"):
+        select(old.path, Wish())
+    with pytest.raises(StoreError, match="no study 'none'"):
+        select(tmp_path / "none", Wish())
+    older = tmp_path / "older"
+    older.mkdir()
+    (older / "study.json").write_text('{"format": 0}')
+    with pytest.raises(StoreError, match="has format 0"):
+        select(older, Wish())
+
+
+def test_one_trial_is_a_choice(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    study.add(0.9, 1000)
+    assert trials_of(select(study.path, Wish())) == [0]
+    add_fresh(study.path, {0: [0.88, 0.90]})
+    selection = select(study.path, Wish())
+    assert selection.verdict == "trial 0 is the only candidate"
+    assert next_command(selection) == "make export STUDY=s TRIAL=0"
+
+
+def test_trials_can_be_named_stopped_ones_too_but_no_failed_one(typical_study) -> None:  # type: ignore[no-untyped-def]
+    selection = select(typical_study.path, Wish(trials=(5, 1)))
+    assert trials_of(selection) == [1, 5]
+    assert math.isnan(selection.finalists[1].search_accuracy)  # 0.99 at a rung is no result
+    with pytest.raises(SelectionError, match=r"trial 7 of study 's' is failed \(DivergedError"):
+        select(typical_study.path, Wish(trials=(7,)))
+    with pytest.raises(SelectionError, match="no trial 42; it has trials 0 to 9"):
+        select(typical_study.path, Wish(trials=(42,)))
+
+
+def test_the_knee_is_that_of_the_report_and_weights_count_in_factors_of_ten(typical_study) -> None:  # type: ignore[no-untyped-def]
+    members = front(load_frame(typical_study.path))
+    weights = preference_weights("knee", members)
+    knee = next(pick.trial for pick in pick_members(members) if pick.wish == "Knee")
+    assert members["trial"].iloc[int(np.argmax(utility(members, weights)))] == knee
+    weights = preference_weights("weighted:accuracy=1,macs=0.2", members)
+    scores = dict(zip(members["trial"], utility(members, weights)))
+    assert scores[2] - scores[0] == pytest.approx(0.1 - 0.2 * math.log10(2))
+    assert trials_of(select(typical_study.path, Wish(prefer="weighted:accuracy=1,macs=0.5")))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kneee", "unknown preference 'kneee'; use accuracy, knee or weighted"),
+        ("weighted:", "unknown preference"),
+        ("weighted:accuracy=1,mac=2", "no front over the cost 'mac'; known: activations"),
+        ("weighted:accuracy=x", "could not convert"),
+        ("weighted:macs=-1", "at least 0, got -1"),
+        ("weighted:accuracy=0,macs=1", "without any weight on accuracy"),
+    ],
+)
+def test_preferences_that_make_no_sense_are_refused(typical_study, text: str, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(PreferenceError, match=message):
+        preference_weights(text, load_frame(typical_study.path))
+    with pytest.raises(SelectionError, match=message):
+        select(typical_study.path, Wish(prefer=text))
+
+
+def test_a_front_of_two_has_no_knee(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    study.add(0.5, 1000)
+    study.add(0.9, 2000)
+    with pytest.raises(SelectionError, match="a front of 2 has no knee"):
+        select(study.path, Wish(prefer="knee"))
+
+
+# Fresh seeds
+
+
+def test_fresh_seeds_decide_and_the_files_say_so(typical_study) -> None:  # type: ignore[no-untyped-def]
+    add_fresh(typical_study.path, {3: [0.70, 0.71, 0.70], 2: [0.93, 0.94, 0.93], 4: [0.6, math.nan, 0.6], 5: []})
+    selection = select(typical_study.path, Wish())
+    assert trials_of(selection) == [2, 3, 4, 5]
+    assert selection.verdict.startswith("trial 2 is the best with a probability of")
+    assert selection.suggested is not None
+    assert selection.suggested.trial == 2
+    assert any(note.endswith("not judged: trial 5") for note in selection.notes)
+    assert any("1 fresh run came to nothing" in note for note in selection.notes)
+    write_selection(typical_study.path, selection, None)
+    data = json.loads((typical_study.path / "selection.json").read_text())
+    assert (data["suggested"], data["next"], data["test"]) == (2, "make export STUDY=s TRIAL=2", None)
+    first = data["finalists"][0]
+    assert first["low"] < first["mean"] < first["high"]
+    text = (typical_study.path / "selection.md").read_text()
+    assert "| -> | 2 | 90.0 % | 93.3 % | " in text
+    assert [row.num_seeds for row in selection_rows(selection, None)] == [3, 3, 2, 0]
+
+
+def test_limits_hold_for_the_retrained_as_well(typical_study) -> None:  # type: ignore[no-untyped-def]
+    add_fresh(typical_study.path, {3: [0.9, 0.9], 2: [0.8, 0.8]})
+    selection = select(typical_study.path, Wish(limits=(Limit("macs", maximum=500_000),)))
+    assert trials_of(selection) == [2]
+    assert any("only 1 of the 3 trials" in note for note in selection.notes)
+
+
+def test_too_close_to_call_takes_the_cheapest_of_the_indistinguishable() -> None:
+    judgement = judge([[0.90, 0.91], [0.905, 0.905], [0.5, 0.5]], 300, costs=[9.0, 5.0, 1.0])
+    assert not judgement.is_clear
+    assert set(judgement.contenders) == {0, 1}
+    assert judgement.suggested == 1
+    sentence = describe_judgement(judgement, ["trial 7", "trial 8", "trial 9"])
+    assert sentence.startswith("too close to call: trial 8 leads")
+    assert "trial 8 is the cheapest of the indistinguishable (trial 8, trial 7)" in sentence
+    assert judgement.p_best.sum() == pytest.approx(1)
+
+
+def test_ties_are_even_and_the_same_input_says_the_same() -> None:
+    groups = [[0.9, 0.9], [0.9, 0.9]]
+    judgement = judge(groups, 300, costs=[2.0, 1.0])
+    assert judgement.p_best == pytest.approx([0.5, 0.5], abs=0.02)
+    assert (judgement.leader, judgement.suggested) == (1, 1)
+    again = judge(groups, 300, costs=[2.0, 1.0])
+    assert (again.lows == judgement.lows).all()
+
+
+def test_one_seed_each_says_that_there_is_no_interval() -> None:
+    judgement = judge([[0.9], [0.8]], 300, costs=[2.0, 1.0])
+    assert np.isnan(judgement.lows).all()
+    assert np.isnan(judgement.p_best).all()
+    assert not judgement.is_clear
+    assert describe_judgement(judgement, ["a", "b"]).startswith("one seed each: no interval and no probability; a ")
+
+
+def test_perfect_scores_are_not_certain_and_intervals_stay_within_all_images() -> None:
+    judgement = judge([[1.0, 1.0, 1.0]], 100, costs=[1.0])
+    assert judgement.highs[0] <= 1.0
+    assert 0.95 < judgement.lows[0] < 0.99
+    for groups in ([], [[]], [[math.nan, 1.0]]):
+        with pytest.raises(ValueError, match="at least one finite accuracy"):
+            judge(groups, 100, costs=[1.0] * len(groups))
+
+
+def test_the_variance_is_pooled_over_the_candidates() -> None:
+    assert pooled_variance([[0.0, 2.0], [1.0, 1.0], [5.0]]) == (1.0, 2)
+    assert pooled_variance([[1.0], [2.0]]) == (0.0, 0)
+
+
+# Against a truth that is known
+
+IMAGES, SEED_SD = 400, 0.01
+
+
+def world(rng: np.random.Generator, truth: np.ndarray, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """What one set of validation images makes of true accuracies, and its scores on fresh seeds: (..., seeds)."""
+    on_images = rng.binomial(IMAGES, truth) / IMAGES
+    return on_images, on_images[..., None] + SEED_SD * rng.standard_normal((*truth.shape, seeds))
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0.75, 0.95, size=(500, 4))
+    _, fresh = world(rng, truth, seeds=3)
+    judged = [judge(list(scores), IMAGES, costs=[0] * 4, draws=1500, seed=index) for index, scores in enumerate(fresh)]
+    lows, highs = np.array([of.lows for of in judged]), np.array([of.highs for of in judged])
+    coverage = float(np.mean((lows <= truth) & (truth <= highs)))
+    # 2,000 intervals: the standard error is 0.5 %; three of them, and what 1,500 draws blur at the ends.
+    assert coverage == pytest.approx(0.95, abs=0.02)
+
+
+def unlike(rng: np.random.Generator, worlds: int) -> np.ndarray:
+    return rng.uniform(0.80, 0.92, size=(worlds, 4))
+
+
+def alike(rng: np.random.Generator, worlds: int) -> np.ndarray:
+    """The four of a world differ by anything from nothing to twice the noise."""
+    return 0.85 + rng.uniform(0, 0.035, size=(worlds, 1)) * rng.standard_normal((worlds, 4))
+
+
+@pytest.mark.parametrize("make_truth", [unlike, alike])
+def test_the_chance_of_being_the_best_comes_true_as_often_as_it_says(
+    make_truth: Callable[[np.random.Generator, int], np.ndarray],
+) -> None:
+    rng = np.random.default_rng(1)
+    truth = make_truth(rng, 800)
+    _, fresh = world(rng, truth, seeds=3)
+    judged = [judge(list(scores), IMAGES, costs=[0] * 4, draws=1000, seed=index) for index, scores in enumerate(fresh)]
+    said = np.array([of.p_best for of in judged]).ravel()
+    came_true = (truth == truth.max(axis=1, keepdims=True)).ravel()
+    for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 1.01)):
+        there = (said >= low) & (said < high)
+        print(low, high, there.sum(), came_true[there].mean() - said[there].mean())
+        assert there.sum() > 100
+        error = 3 * math.sqrt(0.25 / there.sum())
+        assert came_true[there].mean() == pytest.approx(said[there].mean(), abs=error), (low, high)
+
+
+def test_fresh_seeds_regret_less_than_the_argmax_of_the_search_and_flatter_less() -> None:
+    rng = np.random.default_rng(2)
+    worlds, candidates = 400, 30
+    truth = rng.normal(0.85, 0.01, size=(worlds, candidates))
+    on_images, searched = world(rng, truth, seeds=1)
+    searched = searched[..., 0]
+    best, rows = truth.max(axis=1), np.arange(worlds)
+    finalists = np.argsort(-searched, axis=1)[:, :5]
+    fresh = np.take_along_axis(on_images, finalists, 1)[..., None] + SEED_SD * rng.standard_normal((worlds, 5, 3))
+    judged = [judge(list(scores), IMAGES, costs=[0] * 5, draws=500, seed=index) for index, scores in enumerate(fresh)]
+    leaders = np.array([finalists[row, of.leader] for row, of in zip(rows, judged)])
+    naive = searched.argmax(axis=1)
+    regret, naive_regret = best - truth[rows, leaders], best - truth[rows, naive]
+    assert regret.mean() <= naive_regret.mean()
+    said = np.array([of.means[of.leader] for of in judged])
+    flattery = (said - on_images[rows, leaders]).mean()
+    naive_flattery = (searched[rows, naive] - on_images[rows, naive]).mean()
+    assert abs(flattery) < naive_flattery / 2
+
+
+def test_draws_have_the_spread_that_they_should() -> None:
+    groups = [list(0.8 + 0.02 * np.random.default_rng(3).standard_normal(60))]
+    drawn = draw_accuracies(groups, 500, draws=20_000)
+    expected = math.sqrt(0.02**2 / 60 + 0.8 * 0.2 / 500)
+    assert drawn.std() == pytest.approx(expected, rel=0.05)
