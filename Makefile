@@ -1,7 +1,7 @@
 # Two commands do everything, each installing what it needs:
 #   make search SPACE=small      search architectures, end with a report
 #   make test                    the tests
-# Variables: SPACE DATA STUDY TRIALS HOURS DEVICE_HOURS PLATEAU ENQUEUE DETERMINISTIC EPOCHS WORKERS SEED OBJECTIVES LIMIT MEASURE DASHBOARD TENSORBOARD SAMPLER STOPPING MAX_KILLED EXECUTOR GPUS_PER_TRIAL TRIAL_MINUTES TRIAL FORMAT OUT FORCE FIGURES
+# Variables: SPACE DATA STUDY TRIALS HOURS DEVICE_HOURS PLATEAU ENQUEUE DETERMINISTIC EPOCHS WORKERS SEED OBJECTIVES LIMIT MEASURE DASHBOARD TENSORBOARD SAMPLER STOPPING MAX_KILLED EXECUTOR GPUS_PER_TRIAL TRIAL_MINUTES TRIAL FORMAT OUT FORCE FIGURES MAX_FLOPS MAX_PARAMS MIN_THROUGHPUT MAX_LATENCY_MS PREFER FINALISTS SEEDS OPEN_TEST
 
 SPACE ?= small
 UV_VERSION := 0.13.8
@@ -83,10 +83,10 @@ export: $(INSTALLED)  ## write a trial as a verified file: STUDY= TRIAL= FORMAT=
 	@$(BIN)/crossvit export '$(STUDY)' '$(TRIAL)' $(call option,format,FORMAT) $(call option,out,OUT) $(if $(FORCE),--force)
 
 test: $(INSTALLED)  ## the tests, under ten minutes on two cores
-	@$(BIN)/python -m pytest -m "not slow and not gpu" --nbmake tests notebooks
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" --nbmake tests notebooks
 
 test-all: $(INSTALLED)  ## also the slow ones
-	@$(BIN)/python -m pytest --nbmake tests notebooks
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --nbmake tests notebooks
 
 lint: $(INSTALLED)  ## style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

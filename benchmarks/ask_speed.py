@@ -1,28 +1,35 @@
 """How long asking, telling and resuming take in a study that has many finished trials already.
 
 For every sampler and size a ledger of that many finished trials is written (random architectures of the space, accuracy
-by formula: nothing is trained), a session is opened on it, and a few more trials are asked and told. Prints medians and
-95th percentiles; an ask is ``Session.next_trial``, a tell is ``Session.record``, both with their fsync. On a machine
-that others use, ``--clock cpu`` counts processor time instead of waiting.
+by formula: nothing is trained), a session is opened on it, and a few more trials are asked and told. An ask is
+``Session.next_trial``, a tell is ``Session.record``, both with their fsync. Prints medians and 95th percentiles by the
+clock on the wall and by processor time, which is the one to read on a machine that others use. ``--out`` keeps every
+single time (times.csv) and what it ran on (environment.json); set OMP_NUM_THREADS=1 to compare with what is kept.
 
-    python benchmarks/ask_speed.py [--samplers random,tpe,nsga2,nsga3] [--sizes 100,1000,10000] [--asks 40]
+    python benchmarks/ask_speed.py [--samplers random,tpe,nsga2,nsga3] [--sizes 100,1000,10000] [--asks 40] [--out DIR]
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
+import json
 import os
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from crossvit_core.recipe import TrainRecipe
 from results.records import Asked, Event, Finished, encode_event
 from results.store import StudyStore
+from search.environment import describe_environment
 from search.objectives import find_objectives
 from search.optuna_searcher import SAMPLERS, OptunaSearcher
 from search.plan import Plan
@@ -36,7 +43,17 @@ PLAN = Plan(TrainRecipe(), Path("unused"), None)
 EVALUATE = SyntheticEvaluation()
 LARGEST_POPULATION = 24
 GENERATIONS = {"nsga2": "NSGAIISampler:generation", "nsga3": "NSGAIIISampler:generation"}
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+T = TypeVar("T")
+
+
+class Taken(NamedTuple):
+    """How long one thing took: an 'ask', a 'tell' or the 'restart'."""
+
+    sampler: str
+    finished: int
+    what: str
+    wall_ms: float
+    cpu_ms: float
 
 
 def finished_of(trial: Trial) -> Finished:
@@ -72,59 +89,99 @@ def past_events(trials: list[Trial], sampler: str) -> Iterator[Event]:
 
 def write_ledger(path: Path, events: Iterator[Event]) -> None:
     """As the store would, without an fsync a line."""
-    import json
-
     StudyStore.create(path, {}).close()
     with open(path / "ledger.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(encode_event(event)) + "\n" for event in events)
 
 
-def measure(
-    space: Space, sampler: str, trials: list[Trial], asks: int, folder: Path, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Seconds of each ask and tell, and of the restart."""
+class Stopwatch:
+    """Times of one sampler in a study of one size."""
+
+    def __init__(self, sampler: str, finished: int) -> None:
+        self.times: list[Taken] = []
+        self._labels = (sampler, finished)
+
+    def call(self, what: str, work: Callable[[], T]) -> T:
+        """Do the work, and note how long it took."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = work()
+        wall_ms, cpu_ms = 1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu)
+        self.times.append(Taken(*self._labels, what, round(wall_ms, 3), round(cpu_ms, 3)))
+        return result
+
+
+def measure(space: Space, sampler: str, trials: list[Trial], asks: int, folder: Path) -> list[Taken]:
+    """Open a session on that many finished trials, then ask and tell a few more."""
     path = folder / f"{sampler}-{len(trials)}"
     write_ledger(path, past_events(trials, sampler))
-    seconds: dict[str, list[float]] = {"ask": [], "tell": [], "restart": []}
+    watch = Stopwatch(sampler, len(trials))
     with StudyStore.open(path) as store:
-        start = clock()
-        searcher = OptunaSearcher(space, OBJECTIVES, sampler=sampler, trials=len(trials) + asks, seed=0)
-        session = Session(store, searcher, trials=len(trials) + asks, seed=0)
-        seconds["restart"].append(clock() - start)
-        for _ in itertools.repeat(None, asks):
-            start = clock()
-            trial = session.next_trial()
-            seconds["ask"].append(clock() - start)
+        session = watch.call("restart", lambda: open_session(store, space, sampler, len(trials) + asks))
+        for _ in range(asks):
+            trial = watch.call("ask", session.next_trial)
             if trial is None:
                 raise RuntimeError(f"nothing to ask: {session.stop_reason}")
             outcome = finished_of(trial)
-            start = clock()
-            session.record(outcome)
-            seconds["tell"].append(clock() - start)
-    return seconds
+            watch.call("tell", lambda outcome=outcome: session.record(outcome))
+    return watch.times
 
 
-def main() -> None:
+def open_session(store: StudyStore, space: Space, sampler: str, trials: int) -> Session:
+    searcher = OptunaSearcher(space, OBJECTIVES, sampler=sampler, trials=trials, seed=0)
+    return Session(store, searcher, trials=trials, seed=0)
+
+
+def print_row(times: list[Taken]) -> None:
+    """Of one sampler and size: medians, 95th percentiles, and the first ask, which may set things up."""
+    cells = []
+    for clock in ("wall_ms", "cpu_ms"):
+        ask, tell, restart = (
+            [getattr(taken, clock) for taken in times if taken.what == what] for what in ("ask", "tell", "restart")
+        )
+        cells += [np.median(ask), np.percentile(ask, 95), ask[0], np.median(tell), restart[0] / 1000]
+    row = "".join(f"{cell:>9.2f}" for cell in cells)
+    print(f"{times[0].sampler:<9}{times[0].finished:>9}{row}", flush=True)
+
+
+def keep(folder: Path, times: list[Taken]) -> None:
+    """Called after every row: what is measured is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "times.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Taken._fields)
+        writer.writerows(times)
+    command = shlex.join(["python", "benchmarks/ask_speed.py", *sys.argv[1:]])
+    load = {"load": [round(value, 1) for value in os.getloadavg()], "threads": os.environ.get("OMP_NUM_THREADS", "")}
+    about = {**describe_environment(), "command": command, **load}
+    (folder / "environment.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samplers", default=",".join(name for name in SAMPLERS if name != "brute_force"))
     parser.add_argument("--sizes", default="100,1000,10000")
     parser.add_argument("--space", default="small")
     parser.add_argument("--asks", type=int, default=40)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="folder to keep the times in")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
     space = load_space(options.space).space
     sizes = [int(size) for size in options.sizes.split(",")]
     trials = list(past_trials(space, max(sizes)))
-    print(f"space {options.space}, {options.asks} asks, load {os.getloadavg()[0]:.1f}")
-    print(f"{options.clock} times in ms, restart in s")
-    print(f"{'sampler':<12}{'finished':>9}{'ask':>9}{'p95':>9}{'first':>9}{'tell':>9}{'p95':>9}{'restart':>9}")
+    print(f"space {options.space}, {options.asks} asks, load {os.getloadavg()[0]:.1f}; ms, restart in s")
+    names = ("ask", "p95", "first", "tell", "restart")
+    print(f"{'':<18}{'wall':>9}{'':<36}{'cpu':>9}")
+    print(f"{'sampler':<9}{'finished':>9}" + "".join(f"{name:>9}" for name in names * 2))
+    times: list[Taken] = []
     with tempfile.TemporaryDirectory() as folder:
         for sampler, size in itertools.product(options.samplers.split(","), sizes):
-            seconds = measure(space, sampler, trials[:size], options.asks, Path(folder), CLOCKS[options.clock])
-            ask, tell = (np.array(seconds[name]) * 1000 for name in ("ask", "tell"))
-            figures = [np.median(ask), np.percentile(ask, 95), ask[0], np.median(tell), np.percentile(tell, 95)]
-            cells = "".join(f"{figure:>9.1f}" for figure in figures)
-            print(f"{sampler:<12}{size:>9}{cells}{seconds['restart'][0]:>9.2f}", flush=True)
+            times += measure(space, sampler, trials[:size], options.asks, Path(folder))
+            print_row([taken for taken in times if (taken.sampler, taken.finished) == (sampler, size)])
+            if options.out is not None:
+                keep(options.out, times)
 
 
 if __name__ == "__main__":

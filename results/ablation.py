@@ -110,9 +110,8 @@ def load_ablation(study_dir: Path) -> AblationFindings:
     rows = {str(v["name"]): frame[frame["source"] == SOURCE_PREFIX + str(v["name"])] for v in ablated["variants"]}
     accuracies = {name: _by_seed(trials, ACCURACY) for name, trials in rows.items()}
     comparisons = compare(accuracies, reference, step)
-    is_fusion = ablated["dimension"] == FUSION
     results = [
-        _variant_result(variant, rows[name], accuracies, comparisons[name], reference, is_fusion)
+        _variant_result(variant, rows[name], accuracies, comparisons[name], reference, str(ablated["dimension"]))
         for name, variant in ((str(v["name"]), v) for v in ablated["variants"])
     ]
     about = (str(ablated["dimension"]), reference, str(ablated["match"]))
@@ -162,7 +161,7 @@ def _variant_result(
     accuracies: Mapping[str, Mapping[str, float]],
     comparison: Comparison,
     reference: str,
-    is_fusion: bool,
+    dimension: str,
 ) -> VariantResult:
     name = str(variant["name"])
     own = accuracies[name]
@@ -171,7 +170,7 @@ def _variant_result(
     ips, ips_iqr = _throughput(done)
     return VariantResult(
         name=name,
-        label=FUSION_LABELS.get(name, name) if is_fusion else name,
+        label=_label(dimension, name),
         accuracies=dict(own),
         losses=_by_seed(trials, "val_loss"),
         mean=float(values.mean()) if len(values) else math.nan,
@@ -184,8 +183,13 @@ def _variant_result(
         widths=str(trials["widths"].iloc[0]) if len(trials) else "",
         comparison=comparison,
         differences=paired_differences(own, accuracies[reference]),
-        paper=PAPER_TABLE_6.get(name) if is_fusion else None,
+        paper=PAPER_TABLE_6.get(name) if dimension == FUSION else None,
     )
+
+
+def _label(dimension: str, name: str) -> str:
+    """'cross-attention', 'patch_size 4': a bare number would say nothing in a sentence."""
+    return FUSION_LABELS.get(name, name) if dimension == FUSION else f"{dimension.rpartition('.')[2]} {name}"
 
 
 def _by_seed(trials: pd.DataFrame, column: str) -> dict[str, float]:

@@ -95,7 +95,7 @@ def _tables(findings: AblationFindings) -> str:
         "Accuracy",
         table(*result_cells(findings)),
         paragraph(f"{_sentence(RESULT_NOTE)} Full figures: ablation.csv, .md and .tex beside this page.", "muted"),
-    ) + section("Cost", table(*cost_cells(findings)), paragraph(_sentence(COST_NOTE) + source, "muted"))
+    ) + section("Cost", table(*cost_cells(findings), kind="plain"), paragraph(_sentence(COST_NOTE) + source, "muted"))
 
 
 def _verdicts(findings: AblationFindings) -> str:

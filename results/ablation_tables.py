@@ -19,7 +19,7 @@ RESULT_NOTE = (
 )
 COST_NOTE = (
     "FLOPs are multiply-adds; ± is half the interquartile range of the throughput, within a training or between seeds, "
-    "the larger; alone: accuracy of each branch's class token and classifier by itself; "
+    "the larger; alone: accuracy of each branch's class token and classifier by itself, branch 0 first; "
     "paper M: million parameters"
 )
 
@@ -64,7 +64,7 @@ def to_latex(findings: AblationFindings) -> str:
 def to_csv(findings: AblationFindings) -> str:
     """One row a variant, all digits; a missing number is an empty field."""
     rows = [_csv_row(findings, result) for result in findings.results]
-    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    return pd.DataFrame(rows).astype({"enough_seeds": "Int64"}).to_csv(index=False, lineterminator="\n")
 
 
 def verdict_lines(findings: AblationFindings) -> list[str]:
@@ -87,7 +87,7 @@ def _verdict_line(result: VariantResult, reference: str) -> str:
     if found.verdict == ALIKE:
         return (
             f"{result.label}: not distinguishable from {reference} with {plural(found.n, 'seed')} ({seen}, "
-            f"p {_p_value(found.p_holm)}{_by_itself(found)}). {_what_it_takes(found)}"
+            f"p {_p_value(found.p_holm)}{_by_itself(found)}). {what_it_takes(found)}"
         )
     return f"{result.label}: {found.verdict} than {reference} ({seen}, p {_p_value(found.p_holm)})."
 
@@ -97,7 +97,8 @@ def _by_itself(found: Comparison) -> str:
     return f"; as the only comparison it would count, p {_p_value(found.p)}" if found.p < ALPHA else ""
 
 
-def _what_it_takes(found: Comparison) -> str:
+def what_it_takes(found: Comparison) -> str:
+    """How many seeds would settle the difference seen, and how small a one those that there are could find."""
     if found.enough_seeds is not None and found.enough_seeds > found.n:
         settles = f"About {found.enough_seeds} seeds would settle a difference of this size"
     elif found.enough_seeds is not None:
@@ -106,8 +107,9 @@ def _what_it_takes(found: Comparison) -> str:
         settles = f"A difference of this size would take more than {MOST_SEEDS:,} seeds"
     else:
         settles = "No difference was seen"
-    reach = f"{100 * found.detectable:.1f} points" if math.isfinite(found.detectable) else "none"
-    return f"{settles}; the smallest that {found.n} find with 80 % power: {reach}."
+    if not found.detectable < 1:  # of an accuracy
+        return f"{settles}; {found.n} seeds find no difference at all with 80 % power."
+    return f"{settles}; the smallest that {found.n} find with 80 % power: {100 * found.detectable:.1f} points."
 
 
 def _result_row(result: VariantResult) -> tuple[str, ...]:
@@ -142,8 +144,8 @@ def _csv_row(findings: AblationFindings, result: VariantResult) -> dict[str, obj
     row: dict[str, object] = {"variant": result.name, "reference": findings.reference, "seeds": len(result.accuracies)}
     row |= {"accuracy_mean": result.mean, "accuracy_sd": result.sd, "pairs": found.n, **_without_n(found)}
     row |= {
-        "macs": result.macs,
-        "params": result.params,
+        "macs": int(result.macs),
+        "params": int(result.params),
         "throughput_ips": result.ips,
         "throughput_iqr": result.ips_iqr,
     }

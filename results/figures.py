@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import plotly.graph_objects as go
+
 from results.plot_style import Drawn
 from results.store import WriteError
 
@@ -58,7 +60,7 @@ def _draw(drawn: list[Drawn], folder: Path, fmt: str, browser: str) -> str:
     import kaleido
 
     jobs = [
-        {"fig": one.figure.to_plotly_json(), "path": str(folder / f"{one.name}.{fmt}"), "opts": _options(one, fmt)}
+        {"fig": _on_white(one).to_plotly_json(), "path": str(folder / f"{one.name}.{fmt}"), "opts": _options(one, fmt)}
         for one in drawn
     ]
     try:
@@ -66,6 +68,11 @@ def _draw(drawn: list[Drawn], folder: Path, fmt: str, browser: str) -> str:
     except Exception as error:  # a browser has many ways to fail, none of which spoils the report
         return f"no figures: {browser} could not draw them ({str(error).splitlines()[0] if str(error) else error!r})"
     return f"figures: {len(drawn)} in {folder}"
+
+
+def _on_white(one: Drawn) -> go.Figure:
+    """On the page the ground shines through; a file must be readable on any."""
+    return go.Figure(one.figure).update_layout(paper_bgcolor="white", plot_bgcolor="white")
 
 
 def _options(one: Drawn, fmt: str) -> dict[str, object]:

@@ -43,7 +43,9 @@ def draw_step(
     figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name=name, hoverinfo="skip"))
 
 
-def draw_baselines(figure: go.Figure, baselines: Sequence[Baseline], cost: Metric) -> None:
+def draw_baselines(
+    figure: go.Figure, baselines: Sequence[Baseline], cost: Metric, x_range: tuple[float, float]
+) -> None:
     """Hollow squares with their names."""
     if not baselines:
         return
@@ -56,5 +58,12 @@ def draw_baselines(figure: go.Figure, baselines: Sequence[Baseline], cost: Metri
     trace = go.Scatter(**points, mode="markers", name="baselines", marker=marker)
     figure.add_trace(trace.update(hovertemplate="%{text}<extra></extra>"))
     for other in baselines:
-        place = {"x": math.log10(other.x), "y": other.y, "yshift": -16, "showarrow": False}
-        figure.add_annotation(text=html.escape(other.name), font={"size": 11, "color": INK}, **place)
+        add_label(figure, html.escape(other.name), (other.x, other.y), x_range)
+
+
+def add_label(figure: go.Figure, text: str, point: tuple[float, float], x_range: tuple[float, float]) -> None:
+    """A name, escaped, below a mark; beside the ends of the axis it grows inwards."""
+    place = math.log10(point[0] / x_range[0]) / math.log10(x_range[1] / x_range[0])
+    anchor = "left" if place < 0.12 else "right" if place > 0.88 else "center"
+    style = {"showarrow": False, "yshift": -16, "xanchor": anchor, "font": {"size": 11, "color": INK}}
+    figure.add_annotation(text=text, x=math.log10(point[0]), y=point[1], **style)

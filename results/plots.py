@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from results.frame import complete, front
 from results.metrics import ACCURACY, Metric, cost_metric
-from results.plot_marks import Baseline, draw_baselines, draw_step
+from results.plot_marks import Baseline, add_label, draw_baselines, draw_step
 from results.plot_style import (
     FAINT,
     INK,
@@ -121,8 +121,8 @@ def draw_front_plot(plot: FrontPlot) -> go.Figure:
     for fusion, points in plot.groups.items():
         _draw_group(figure, fusion, points)
     for name, points in plot.presets.items():
-        _draw_preset(figure, name, points)
-    draw_baselines(figure, plot.baselines, plot.cost)
+        _draw_preset(figure, name, points, plot.x_range)
+    draw_baselines(figure, plot.baselines, plot.cost, plot.x_range)
     set_log_axis(figure, plot.x_range)
     figure.update_yaxes(range=plot.y_range)
     # The empty corner: cheap and accurate is where the front is, dear and poor is where nothing is drawn.
@@ -217,14 +217,13 @@ def _draw_stopped(figure: go.Figure, points: Points) -> None:
         _add_markers(figure, points, "stopped early", marker)
 
 
-def _draw_preset(figure: go.Figure, name: str, points: Points) -> None:
+def _draw_preset(figure: go.Figure, name: str, points: Points, x_range: tuple[float, float]) -> None:
     marker = {"color": "#ddaa33", "symbol": "star", "size": 15, "line": {"color": INK, "width": 1}}
     label = html.escape(name)
     points = points._replace(text=[f"<b>{label}</b><br>{text}" for text in points.text])
     _add_markers(figure, points, label, marker, showlegend=False)
     for x, y in zip(points.x, points.y):
-        label_place = {"x": math.log10(x), "y": y, "yshift": -16, "showarrow": False}
-        figure.add_annotation(text=label, font={"size": 11, "color": INK}, **label_place)
+        add_label(figure, label, (x, y), x_range)
 
 
 def _draw_cost_marks(figure: go.Figure, plot: FrontPlot) -> None:

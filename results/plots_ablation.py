@@ -48,7 +48,7 @@ def draw_differences(rows: list[Difference], reference: str) -> go.Figure:
     for row in reversed(rows):
         _draw_row(figure, row)
     figure.update_layout(height=_FRAME_PX + _ROW_PX * max(2, len(rows)), showlegend=False)
-    figure.update_yaxes(showgrid=False, ticks="")
+    figure.update_yaxes(showgrid=False, ticks="", range=(-0.5, len(rows) - 0.5))
     figure.update_xaxes(showgrid=True, zeroline=False)
     return figure
 
@@ -59,7 +59,7 @@ def _draw_row(figure: go.Figure, row: Difference) -> None:
         x=row.seeds,
         y=[label] * len(row.seeds),
         mode="markers",
-        marker={"color": FAINT, "size": 7, "symbol": "line-ns-open"},
+        marker={"color": FAINT, "size": 10, "symbol": "line-ns-open", "line": {"width": 2}},
         hovertemplate=f"{label}<br>one seed: %{{x:+.2f}} points<extra></extra>",
     )
     spread = {"type": "data", "array": [row.high - row.mean], "arrayminus": [row.mean - row.low], "thickness": 2}

@@ -28,11 +28,11 @@ def comparison_figures(comparison: Comparison) -> Iterator[Drawn]:
     corner = corner_text(comparison)
     trials = _draw_volumes(comparison, found, "finished trials", None)
     yield Drawn("volumes", trials, "Hypervolume over trials", f"All measured from {corner}.")
-    for column, title in (("study_seconds", "by the clock, pauses left out"), ("seconds", "of device time")):
+    for column, title in (("study_seconds", "the clock, pauses left out"), ("seconds", "device time")):
         timed = [run for run in found if np.isfinite(_seconds(run, column)).all()]
         if timed:
-            drawn = _draw_volumes(comparison, timed, f"minutes {title}", column)
-            yield Drawn(f"volumes-{column}", drawn, f"Hypervolume over time {title}")
+            drawn = _draw_volumes(comparison, timed, f"minutes of {title}", column)
+            yield Drawn(f"volumes-{column}", drawn, f"Hypervolume over {title}")
     for index, (name, group) in enumerate(comparison.groups.items()):
         caption = f"{len(group)} studies that differ in their seed: what at least one, half, and all of them reached."
         yield Drawn(f"attainment-{index}", _draw_attainment(comparison, group), f"Attainment: {name}", caption)

@@ -21,7 +21,7 @@ def metric_label(name: str) -> str:
 
 def draw_importance(found: Mapping[str, Importance]) -> go.Figure:
     """Bars of the share that each dimension explains alone, the most important for the first metric on top."""
-    figure = new_figure("share of the variance that the dimension explains alone (%)", "")
+    figure = new_figure("share explained alone (%)", "")
     first = next(iter(found.values()))
     names = list(dict.fromkeys(name for importance in found.values() for name in importance.alone))
     names.sort(key=lambda name: (first.alone.get(name, 0.0), name))

@@ -51,7 +51,10 @@ class TimePlot(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Validation accuracy (percent) by epoch of one front member. ``label_y`` is where its label has room."""
+    """Validation accuracy (percent) by epoch of one front member.
+
+    ``label_y`` is where its label has room; NaN where there is none near the end of its line.
+    """
 
     trial: int
     fusion: str
@@ -163,8 +166,9 @@ def draw_curves(curves: list[Curve], stopped: Sequence[list[tuple[int, float]]] 
         group = {"legendgroup": curve.fusion, "showlegend": curve.fusion not in named}
         figure.add_trace(trace.update(name=fusion_label(curve.fusion), hovertemplate=hover, **group))
         named.add(curve.fusion)
-        place = {"x": curve.epochs[-1], "y": curve.label_y, "xanchor": "left", "xshift": 6, "showarrow": False}
-        figure.add_annotation(text=f"#{curve.trial}", font={"size": 11, "color": line["color"]}, **place)
+        if math.isfinite(curve.label_y):
+            place = {"x": curve.epochs[-1], "y": curve.label_y, "xanchor": "left", "xshift": 6, "showarrow": False}
+            figure.add_annotation(text=f"#{curve.trial}", font={"size": 11, "color": line["color"]}, **place)
     figure.update_yaxes(range=list(_curve_window(curves)))
     figure.update_xaxes(dtick=count_step(max(curve.epochs[-1] for curve in curves)))
     figure.update_layout(margin={"r": 44})
@@ -249,15 +253,18 @@ def _curve_window(curves: list[Curve]) -> tuple[float, float]:
 
 
 def _spread_labels(curves: list[Curve]) -> list[Curve]:
-    """Move labels of lines that end close together down until each has room."""
+    """Move labels of lines that end close together down until each has room; one that would go far goes."""
     if not curves:
         return []
     low, high = _curve_window(curves)
     gap, previous = 0.045 * (high - low), math.inf
     placed: dict[int, float] = {}
     for curve in sorted(curves, key=lambda curve: (-curve.accuracy[-1], curve.trial)):
-        previous = min(curve.accuracy[-1], previous - gap)
-        placed[curve.trial] = previous
+        end = curve.accuracy[-1]
+        place = min(end, previous - gap)
+        near = end - place <= 0.5 * gap
+        placed[curve.trial] = place if near else math.nan
+        previous = place if near else previous
     return [curve._replace(label_y=placed[curve.trial]) for curve in curves]
 
 

@@ -77,7 +77,7 @@ def _curves(findings: Findings) -> Iterable[Drawn]:
         return
     stopped = gather_stopped(findings.frame, findings.rungs)
     shown = f" ({MAX_CURVES} of {len(findings.members)})" if len(findings.members) > MAX_CURVES else ""
-    caption = "Labels are trial numbers."
+    caption = "Labels are trial numbers, where there is room; point at a line for the rest."
     if stopped:
         of = f" ({len(stopped)} of {findings.count('stopped'):,})" if len(stopped) < findings.count("stopped") else ""
         caption += f" Grey lines are trials that were stopped early{of}, to the rung at which they were."

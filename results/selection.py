@@ -199,7 +199,8 @@ def describe_judgement(judgement: Judgement, names: Sequence[str]) -> str:
     """The verdict in one sentence; ``names[i]`` is what candidate i is called."""
     leader = names[judgement.leader]
     if len(names) == 1:
-        return f"{leader} is the only candidate{'' if judgement.seed_sd >= 0 else '; of one seed, so without an interval'}"
+        alone = "; one seed, so no interval" if math.isnan(judgement.seed_sd) else ""
+        return f"{leader} is the only candidate{alone}"
     if math.isnan(judgement.seed_sd):
         return f"one seed each: no interval and no probability; {leader} scored highest, which may be luck"
     if judgement.is_clear:

@@ -15,8 +15,9 @@ from results.units import MISSING, human_count, percent, with_spread
 _INTERVAL = "95 %"
 
 NOTE = (
-    "again: mean over fresh seeds, with its 95 % interval; best: probability of being the best; "
-    "search: the accuracy that the search saw, which flatters"
+    "again: mean over fresh seeds, with its 95 % interval; best: probability of being the best, which counts finalists "
+    "as alike until their runs say otherwise; search: the accuracy that the search saw, which flatters whoever was "
+    "picked for it, so it has no part in this"
 )
 TEST_NOTE = "test: the one look at the test split, mean over the same seeds, with its 95 % interval"
 

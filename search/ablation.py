@@ -22,7 +22,8 @@ from search.enqueue import load_arch
 from search.executors.base import Executor
 from search.list_searcher import ListedTrial, ListSearcher
 from search.session import Listener, Session
-from search.study import Study, StudyConfig, resolve_study, run_study
+from search.study import Study, resolve_study, run_study
+from search.study_config import StudyConfig
 from search.trial import derive_seed
 from search.variants import AblationError, Variant, match_flops, mismatch, vary, widths_of
 from space import Space, SpaceFile, load_space

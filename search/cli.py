@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.session import Session
-    from search.study import Study, StudyConfig
+    from search.study import Study
+    from search.study_config import StudyConfig
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -92,7 +93,7 @@ def search(
     runs_dir: RunsDir = _RUNS_DIR,
 ) -> None:
     """Search a space: train and measure architectures, report the Pareto front. Repeated, it goes on where it was."""
-    from search.study import StudyConfig
+    from search.study_config import StudyConfig
 
     settings = _parse_settings(set_ or [])
     if epochs is not None:
@@ -162,8 +163,8 @@ def bench(
     from results.store import check_study_name
     from results.units import human_count, percent, with_spread
     from search.bench import save_timings, time_front
+    from search.choices import check_device
     from search.evaluate import pick_device
-    from search.study import check_device
 
     check_device(device)
     study_dir = runs_dir / check_study_name(study)
@@ -276,9 +277,10 @@ def _search(config: StudyConfig) -> None:
     from rich.console import Console
 
     from search.environment import command_line
+    from search.executors.sizing import make_executor
     from search.progress import SearchProgress
     from search.reporting import show_report
-    from search.study import make_executor, resolve_study, run_study
+    from search.study import resolve_study, run_study
 
     console = Console(highlight=False)
     study = resolve_study(config)
@@ -379,7 +381,7 @@ def _exit_code(error: Exception) -> int | None:
     from search.limits import LimitConfigError
     from search.mirrors import MirrorError
     from search.session import StudyFailedError
-    from search.study import StudyConfigError
+    from search.study_config import StudyConfigError
     from space import SpaceError
 
     if isinstance(error, (StudyFailedError, ExecutorError, MismatchError, WriteError)):

@@ -52,7 +52,8 @@ def ablate(
     """Compare fusion schemes, or values of any dimension, on one base over paired seeds, and say what is chance."""
     from search.ablation import AblationConfig, resolve_ablation
     from search.cli import _parse_settings
-    from search.study import StudyConfig, make_executor
+    from search.executors.sizing import make_executor
+    from search.study_config import StudyConfig
 
     settings = _parse_settings(set_ or [])
     if epochs is not None:

@@ -48,7 +48,7 @@ def select(
 ) -> None:
     """Choose what to deploy: hard limits, a preference, and how sure fresh seeds are of it."""
     from results.store import check_study_name
-    from search.study import check_device
+    from search.choices import check_device
 
     check_device(device)
     wish = make_wish(max_flops, max_params, min_throughput, max_latency_ms, prefer, trials, finalists)
@@ -74,10 +74,11 @@ def retrain(
 ) -> None:
     """Train finalists again on fresh seeds, then show what that says of them. Repeated, it goes on where it was."""
     from results.store import check_study_name
+    from search.executors.sizing import make_executor
     from search.finalists import Wish
     from search.retrain import RetrainConfig, resolve_retraining
     from search.selection import select as choose
-    from search.study import StudyConfig, make_executor
+    from search.study_config import StudyConfig
 
     study_dir = runs_dir / check_study_name(study)
     wish = make_wish(max_flops, max_params, min_throughput, max_latency_ms, prefer, trials, finalists)

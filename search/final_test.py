@@ -11,10 +11,12 @@ from crossvit_core.weights import WeightsError, load_model
 from results.records import Asked
 from results.store import StudyStore
 from results.test_ledger import Look, TestedRun, add_score, open_look, read_look
+from results.units import plural
 from search.evaluate import pick_device
 from search.finalists import SelectionError, retrain_dir
 from search.retrain import open_study_data
 from search.selection import Selection
+from search.selection_report import retrain_command
 
 WEIGHTS_NAME = "weights.safetensors"
 
@@ -29,11 +31,17 @@ def look_at_test(study_dir: Path, selection: Selection, device: str = "auto") ->
     if unjudged or not selection.finalists:
         raise SelectionError(
             f"the test split stays closed until every finalist was trained again; still to do: trial "
-            f"{', '.join(unjudged)} (make retrain STUDY={selection.study} TRIALS={','.join(unjudged)})"
+            f"{', '.join(unjudged)} ({retrain_command(selection)})"
         )
     seen = read_look(study_dir)
     if seen is not None and not seen.missing and seen.is_at(selection.tested_runs):
         return seen
+    if seen is None and selection.unfinished is not None:
+        raise SelectionError(
+            f"the test split is opened once and stays closed until the retraining is done; "
+            f"{plural(selection.unfinished.to_do, 'run')} of {selection.unfinished.planned} to do: "
+            f"{retrain_command(selection)}"
+        )
     archs = _archs(study_dir)
     runs = [_weigh(study_dir, run, archs[run.run]) for run in selection.tested_runs]
     data = open_study_data(study_dir)

@@ -17,7 +17,7 @@ from results.records import Finished
 from results.selection import could_be_best, utility
 from results.store import StudyStore
 from results.units import plural
-from search.study import StudyConfigError
+from search.study_config import StudyConfigError
 from space import Limit
 from space.limits import format_number
 
@@ -78,8 +78,32 @@ def fresh_runs(study_dir: Path) -> FreshRuns:
     return {key: tuple(sorted(found, key=lambda run: run.run)) for key, found in runs.items()}
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A retraining that was not carried to its end: ``to_do`` of its ``planned`` runs, ``seeds`` for each finalist."""
+
+    to_do: int
+    planned: int
+    seeds: int
+
+
+def find_unfinished(study_dir: Path) -> Unfinished | None:
+    """How much of the study's retraining is still to do; None if there is nothing or none was begun."""
+    path = retrain_dir(study_dir)
+    if not StudyStore.exists(path):
+        return None
+    store = StudyStore.open_readonly(path)
+    finished = len({event.trial for event in store.events() if isinstance(event, Finished)})
+    planned = int(store.study.get("trials", finished))
+    seeds = int(store.study.get("seeds", DEFAULT_SEEDS))
+    return Unfinished(planned - finished, planned, seeds) if finished < planned else None
+
+
 def find_members(study: str, frame: pd.DataFrame, limits: Sequence[Limit]) -> pd.DataFrame:
-    """The trials that ended well and meet every limit. Raises SelectionError naming the limit that binds."""
+    """The trials that ended well and meet every limit, the first of each architecture.
+
+    Raises SelectionError naming the limit that binds.
+    """
     finished = frame[(frame["status"] == "ok") & np.isfinite(frame[ACCURACY])]
     if finished.empty:
         raise SelectionError(f"study {study!r} has nothing to choose from: {_why_empty(frame)}")
@@ -93,13 +117,13 @@ def find_members(study: str, frame: pd.DataFrame, limits: Sequence[Limit]) -> pd
     members = finished[np.logical_and.reduce([np.ones(len(finished), dtype=bool), *met])]
     if members.empty:
         raise SelectionError(_nearest(study, finished, limits, met))
-    return members
+    return members.drop_duplicates("arch_key")
 
 
 def named(study: str, frame: pd.DataFrame, trials: Sequence[int]) -> pd.DataFrame:
-    """The trials of these numbers, stopped ones included. Raises SelectionError for one that cannot be trained again.
+    """The trials of these numbers, stopped ones included, the first of each architecture.
 
-    Limits do not apply to what is named.
+    Limits do not apply to what is named. Raises SelectionError for one that cannot be trained again.
     """
     rows = frame[frame["trial"].isin(trials)]
     missing = sorted(set(trials) - set(rows["trial"]))
@@ -109,7 +133,7 @@ def named(study: str, frame: pd.DataFrame, trials: Sequence[int]) -> pd.DataFram
     for row in rows[~rows["status"].isin(_CAN_BE_TRAINED_AGAIN)].itertuples():
         why = f" ({row.error})" if row.error else ""
         raise SelectionError(f"trial {row.trial} of study {study!r} is {row.status}{why}; name trials that trained")
-    return rows
+    return rows.drop_duplicates("arch_key")
 
 
 def retrained(frame: pd.DataFrame, members: pd.DataFrame, runs: FreshRuns, limits: Sequence[Limit]) -> pd.DataFrame:

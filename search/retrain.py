@@ -16,6 +16,7 @@ from crossvit_core.recipe import TrainRecipe
 from results.records import Asked, Event
 from results.store import StoreError, StudyStore
 from search.checkpoint_sweeper import CheckpointSweeper
+from search.choices import check_device
 from search.environment import describe_environment
 from search.executors.base import Executor
 from search.finalists import DEFAULT_SEEDS, SelectionError, retrain_dir
@@ -23,7 +24,6 @@ from search.list_searcher import ListedTrial, ListSearcher
 from search.plan import MeasurePlan, Plan, geometric_rungs
 from search.session import Listener, Session, StudyFailedError
 from search.stopping import Stopping
-from search.study import check_device
 from search.trial import derive_seed
 
 # What the study of a retraining takes over from the search, for its report.
@@ -67,7 +67,8 @@ def resolve_retraining(config: RetrainConfig) -> Retraining:
     recipe = _find_recipe(config, source.study, path)
     items = _list_items(config, source, events)
     plan = _make_plan(config, source.study, path, recipe, data)
-    return Retraining(path, _describe(config.study_dir.name, source.study, path, plan, data, items), items, plan)
+    described = _describe(config.study_dir.name, source.study, path, plan, data, items, config.seeds)
+    return Retraining(path, described, items, plan)
 
 
 def run_retraining(
@@ -168,13 +169,14 @@ def _make_plan(config: RetrainConfig, study: dict[str, Any], path: Path, recipe:
 
 
 def _describe(
-    name: str, study: dict[str, Any], path: Path, plan: Plan, data: ImageData, items: Sequence[ListedTrial]
+    name: str, study: dict[str, Any], path: Path, plan: Plan, data: ImageData, items: Sequence[ListedTrial], seeds: int
 ) -> dict[str, Any]:
     """What study.json of the retraining holds."""
     return {
         "name": path.name,
         "retrain_of": name,
         "finalists": list(dict.fromkeys(item.arch.key() for item in items)),
+        "seeds": seeds,
         **{part: study[part] for part in _TAKEN_OVER if part in study},
         "data": data.describe(),
         "trials": len(items),
@@ -198,6 +200,7 @@ def _open_store(retraining: Retraining) -> StudyStore:
             store.close()
             raise StoreError(f"study {path.name!r} is no retraining of {described['retrain_of']!r}; rename one of them")
         finalists = list(dict.fromkeys([*store.study["finalists"], *described["finalists"]]))
-        store.write_json("study.json", {**store.study, "trials": described["trials"], "finalists": finalists})
+        changed = {"trials": described["trials"], "seeds": described["seeds"], "finalists": finalists}
+        store.write_json("study.json", {**store.study, **changed})
     store.write_json("environment.json", describe_environment())
     return store

@@ -32,9 +32,11 @@ from search.finalists import (
     FreshRun,
     FreshRuns,
     SelectionError,
+    Unfinished,
     Wish,
     by_noise,
     find_members,
+    find_unfinished,
     fresh_runs,
     named,
     retrained,
@@ -70,7 +72,8 @@ class Finalist:
 class Selection:
     """The choice as far as the records allow. ``judgement`` is of ``judged``, the finalists with fresh runs.
 
-    ``members`` counts the trials that meet the limits; ``notes`` is what the user should know.
+    ``members`` counts the architectures that meet the limits; ``notes`` is what the user should know. A retraining that
+    is ``unfinished`` has more to say.
     """
 
     study: str
@@ -80,6 +83,7 @@ class Selection:
     finalists: tuple[Finalist, ...]
     judgement: Judgement | None
     notes: tuple[str, ...]
+    unfinished: Unfinished | None = None
 
     @property
     def judged(self) -> tuple[Finalist, ...]:
@@ -141,8 +145,9 @@ def select(study_dir: Path, wish: Wish) -> Selection:
     rows = _with_all_costs(rows, weights)
     finalists = tuple(_finalist(row, weights, runs) for _, row in rows.iterrows())
     judgement = _judge([finalist for finalist in finalists if finalist.fresh], num_images, weights)
-    notes += [*_note_open(frame), *(_note_runs(finalists) if runs else [])]
-    return Selection(study, wish, weights, len(members), finalists, judgement, tuple(notes))
+    unfinished = find_unfinished(study_dir)
+    notes += [*_note_open(frame), *(_note_runs(finalists) if runs else []), *_note_unfinished(unfinished)]
+    return Selection(study, wish, weights, len(members), finalists, judgement, tuple(notes), unfinished)
 
 
 def save_selection(study_dir: Path, data: dict[str, Any], text: str) -> None:
@@ -222,6 +227,13 @@ def _note_runs(finalists: tuple[Finalist, ...]) -> list[str]:
     broken = sum(len(finalist.runs) - len(finalist.fresh) for finalist in finalists)
     notes = [f"not trained again yet, so not judged: trial {', '.join(absent)}"] if absent else []
     return notes + ([f"{plural(broken, 'fresh run')} came to nothing and are left out"] if broken else [])
+
+
+def _note_unfinished(unfinished: Unfinished | None) -> list[str]:
+    if unfinished is None:
+        return []
+    done = unfinished.planned - unfinished.to_do
+    return [f"the retraining has {done} of its {unfinished.planned} runs: the same make retrain goes on with it"]
 
 
 def _without_nan(value: Any) -> Any:

@@ -21,10 +21,16 @@ def selection_rows(selection: Selection, look: Look | None) -> list[SelectionRow
 
 def next_command(selection: Selection) -> str:
     """The command that comes next: training again, or exporting (which takes retrained weights where there are any)."""
-    if selection.suggested is None:
-        trials = ",".join(str(finalist.trial) for finalist in selection.finalists)
-        return f"make retrain STUDY={selection.study} TRIALS={trials} SEEDS={DEFAULT_SEEDS}"
+    if selection.suggested is None or selection.unfinished is not None:
+        return retrain_command(selection)
     return f"make export STUDY={selection.study} TRIAL={selection.suggested.trial}"
+
+
+def retrain_command(selection: Selection) -> str:
+    """The command that trains these finalists again, or goes on with that."""
+    trials = ",".join(str(finalist.trial) for finalist in selection.finalists)
+    seeds = DEFAULT_SEEDS if selection.unfinished is None else selection.unfinished.seeds
+    return f"make retrain STUDY={selection.study} TRIALS={trials} SEEDS={seeds}"
 
 
 def describe_test(selection: Selection, look: Look | None) -> str:
@@ -44,7 +50,8 @@ def write_selection(study_dir: Path, selection: Selection, look: Look | None) ->
     paragraphs = [*_sentences(selection, look), *selection_notes(rows), f"Next: `{next_command(selection)}`"]
     text = selection_markdown(rows, f"Choice of study {selection.study}", paragraphs)
     data: dict[str, Any] = {**selection.to_dict(), "next": next_command(selection)}
-    data["test"] = {str(run): value for run, value in look.accuracies.items()} if look is not None else None
+    is_theirs = look is not None and look.is_at(selection.tested_runs)
+    data["test"] = {str(run): value for run, value in look.accuracies.items()} if look and is_theirs else None
     save_selection(study_dir, data, text)
 
 

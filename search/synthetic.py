@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,8 @@ _FUSION_BONUS = {"none": 0.0, "class_token": 0.01, "pairwise": 0.015, "all_atten
 
 @dataclass(frozen=True)
 class SyntheticEvaluation:
-    """``seconds`` passes per epoch, or a random part of it if ``uneven``. ``faults`` maps trial numbers to what goes wrong there (see ``FAULTS``).
+    """``seconds`` passes per epoch, or a random part of it if ``uneven``. ``faults`` maps trial numbers to what goes
+    wrong there (see ``FAULTS``).
 
     ``starts_dir``: every start of a trial leaves a file there, so that repeated work can be counted; at its end it
     holds when and where the trial ran, as JSON. ``device``: before the epochs its lock is held alone for ``seconds``,
@@ -78,11 +80,17 @@ class SyntheticEvaluation:
         if lock is None:
             return []
         with lock.exclusive():
-            return _pass(self.seconds)
+            return self._pass()
 
     def _train(self, lock: DeviceLock | None) -> list[float]:
         with lock.shared() if lock is not None else contextlib.nullcontext():
-            return _pass(self.seconds)
+            return self._pass()
+
+    def _pass(self) -> list[float]:
+        """Let time pass; when that began and ended."""
+        start = time.time()
+        time.sleep(self.seconds * (random.random() if self.uneven else 1.0))
+        return [start, time.time()]
 
     def _note_start(self, trial: Trial) -> Path | None:
         if self.starts_dir is None:
@@ -105,13 +113,6 @@ class SyntheticEvaluation:
             os._exit(3)
         if fault == "hang":
             time.sleep(3600)
-
-
-def _pass(seconds: float) -> list[float]:
-    """Let time pass; when that began and ended."""
-    start = time.time()
-    time.sleep(seconds)
-    return [start, time.time()]
 
 
 def _whereabouts() -> dict[str, Any]:

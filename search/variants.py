@@ -12,7 +12,7 @@ from crossvit_core.config import FUSION_NAMES, ArchConfig, ArchError, BranchConf
 from crossvit_core.cost import count_cost
 from results.ablation_record import FUSION
 from results.units import human_count
-from search.study import StudyConfigError
+from search.study_config import StudyConfigError
 from space.paths import PathError, check_path, from_tree, get_path, set_path, to_tree
 
 MATCH_TOLERANCE = 0.10

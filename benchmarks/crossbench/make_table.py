@@ -28,7 +28,9 @@ from benchmarks.crossbench.table import CURVES, DEFAULT_PATH, Table, TableError
 from crossvit_core.config import ArchConfig
 from results.records import Event, Finished
 from results.store import DEFAULT_RUNS_DIR, StoreError, StudyStore
-from search.study import Study, StudyConfig, make_executor, resolve_study, run_study
+from search.executors.sizing import make_executor
+from search.study import Study, resolve_study, run_study
+from search.study_config import StudyConfig
 from space import Space
 
 SPACE = "bench"

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from results.frame import front, load_frame
 from results.records import Asked, Finished, Rung
 from results.store import StudyBusyError, StudyStore
+from search.interrupt import descendants
 
 DRIVER = Path(__file__).with_name("drive.py")
 
@@ -45,10 +47,12 @@ def storm(
     """Kill the driver ``kills`` times, resume each time, and check the ledger against what was there before."""
     rng = random.Random(seed)
     done: dict[int, Finished] = {}
+    struck = 0
     for kill in range(kills):
         process = start(folder, trials, executor, seconds, stopping)
         wait_for_finished(folder, min(trials - 1, (kill + 1) * trials // (kills + 1)), process)
         time.sleep(rng.uniform(0, 3 * seconds))
+        struck += process.poll() is None
         process.kill()
         process.communicate()
         now = finished_in(folder)
@@ -58,6 +62,7 @@ def storm(
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "over" in output
+    assert struck >= kills - 1, "most kills came too late"
     check_settled(folder, trials, kills, done)
 
 
@@ -69,14 +74,24 @@ def check_settled(folder: Path, trials: int, kills: int, before_last: dict[int, 
     assert len({event.arch_key for event in events if isinstance(event, Asked)}) == trials
     after = finished_in(folder)
     assert {number: after[number] for number in before_last} == before_last
+    assert set(front(load_frame(folder))["trial"]) == undominated(after)
     # Each kill may cost the trials that two workers were at, and nothing else.
     starts = len(list((folder.parent / "starts").iterdir()))
     assert starts <= trials + 2 * kills
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_driver_killed_local(tmp_path: Path, seed: int) -> None:
-    storm(tmp_path / "study", trials=16, executor="local", seconds=0.05, kills=3, seed=seed)
+def undominated(outcomes: dict[int, Finished]) -> set[int]:
+    """The front by its definition, from the records alone."""
+    points = {n: (-o.metrics["val_accuracy"], o.metrics["macs"]) for n, o in outcomes.items() if o.status == "ok"}
+    return {
+        number
+        for number, (error, macs) in points.items()
+        if not any(e <= error and m <= macs and (e, m) != (error, macs) for e, m in points.values())
+    }
+
+
+def test_driver_killed_local(tmp_path: Path) -> None:
+    storm(tmp_path / "study", trials=16, executor="local", seconds=0.05, kills=3, seed=0)
 
 
 def test_decisions_to_stop_outlive_the_driver(tmp_path: Path) -> None:
@@ -100,7 +115,41 @@ def test_driver_killed_ray(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 20))
 def test_driver_killed_local_often(tmp_path: Path, seed: int) -> None:
-    storm(tmp_path / "study", trials=40, executor="local", seconds=0.05, kills=10, seed=seed)
+    storm(tmp_path / "study", trials=40, executor="local", seconds=0.05, kills=11, seed=seed)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_a_part_of_ray_is_killed(tmp_path: Path, part: str) -> None:
+    """It may take the driver with it; then the command that is repeated goes on."""
+    folder = tmp_path / "study"
+    process = start(folder, 16, "ray", 0.2)
+    wait_for_finished(folder, 3, process)
+    (victim,) = (pid for pid in descendants(process.pid) if command_of(pid).partition(" ")[0].endswith(f"/{part}"))
+    os.kill(victim, signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    if "over" not in output:
+        process = start(folder, 16, "ray", 0.2)
+        output, errors = process.communicate(timeout=300)
+        assert "over" in output, errors
+    check_settled(folder, 16, 1, {})
+    assert {outcome.status for outcome in finished_in(folder).values()} == {"ok"}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_two_studies_on_ray_side_by_side(tmp_path: Path) -> None:
+    folders = [tmp_path / name / "study" for name in "ab"]
+    for folder in folders:
+        folder.parent.mkdir()
+    processes = [start(folder, 8, "ray", 0.1) for folder in folders]
+    for folder, process in zip(folders, processes):
+        output, errors = process.communicate(timeout=300)
+        assert "over" in output, errors
+        check_settled(folder, 8, 0, {})
 
 
 @pytest.mark.slow
@@ -152,12 +201,37 @@ def test_a_worker_killed_by_the_system_costs_its_trial_one_attempt(tmp_path: Pat
     folder = tmp_path / "study"
     process = start(folder, 12, "local", 0.2)
     wait_for_finished(folder, 2, process)
-    victim = next(pid for pid in children_of(process.pid) if is_worker(pid))
-    os.kill(victim, signal.SIGKILL)
+    os.kill(worker_at_work(tmp_path / "starts"), signal.SIGKILL)
     output, errors = process.communicate(timeout=60)
     assert "over" in output, errors
     assert [event.status for event in finished_in(folder).values()] == ["ok"] * 12
     assert len(list((tmp_path / "starts").iterdir())) == 13
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_workers_killed_at_random(tmp_path: Path, seed: int) -> None:
+    """Of trials that were killed over and over some may be given up, none twice, and none without a word."""
+    rng = random.Random(seed)
+    folder = tmp_path / "study"
+    process = start(folder, 60, "local", 0.1)
+    for kill in range(12):
+        wait_for_finished(folder, 4 * kill + 1, process)
+        time.sleep(rng.uniform(0, 0.3))
+        os.kill(rng.choice([pid for pid in children_of(process.pid) if is_worker(pid)]), signal.SIGKILL)
+    output, errors = process.communicate(timeout=120)
+    assert "over" in output, errors
+    check_settled(folder, 60, 12, {})
+    lost = [outcome for outcome in finished_in(folder).values() if outcome.status != "ok"]
+    assert all(outcome.status == "lost" and "lost 3 times" in outcome.error for outcome in lost)
+    assert len(lost) <= 2
+
+
+def worker_at_work(starts: Path) -> int:
+    """The process that began a trial last, which it is still at."""
+    latest = max(starts.iterdir(), key=lambda path: int(path.name.split("-")[3]))
+    assert not latest.stat().st_size
+    return int(latest.name.split("-")[2])
 
 
 def children_of(pid: int) -> list[int]:
@@ -165,4 +239,11 @@ def children_of(pid: int) -> list[int]:
 
 
 def is_worker(pid: int) -> bool:
-    return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return "spawn_main" in command_of(pid)
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""

@@ -26,13 +26,23 @@ from crossvit_core.train import open_split, score, train_model
 from results.ablation import ALIKE, PAPER_TABLE_6, TOO_FEW, WORSE, compare, load_ablation
 from results.ablation_page import build_page, summary, write_ablation
 from results.ablation_record import FUSION
-from results.ablation_tables import cost_cells, result_cells, rich_tables, to_csv, to_latex, to_markdown, verdict_lines
+from results.ablation_tables import (
+    cost_cells,
+    result_cells,
+    rich_tables,
+    to_csv,
+    to_latex,
+    to_markdown,
+    verdict_lines,
+    what_it_takes,
+)
+from results.plots_ablation import gather_differences
 from results.records import Finished
 from results.store import StoreError, StudyStore
 from search.ablation import Ablation, AblationConfig, resolve_ablation, run_ablation
 from search.executors.local import InProcessExecutor
 from search.plan import MeasurePlan
-from search.study import StudyConfig
+from search.study_config import StudyConfig
 from search.synthetic import SyntheticEvaluation
 from search.variants import AblationError, match_flops, mismatch, vary, widths_of
 from space import SpaceError
@@ -226,7 +236,7 @@ import sys
 from pathlib import Path
 from search.ablation import AblationConfig, resolve_ablation, run_ablation
 from search.executors.local import InProcessExecutor
-from search.study import StudyConfig
+from search.study_config import StudyConfig
 from search.synthetic import SyntheticEvaluation
 study = StudyConfig(runs_dir=Path(sys.argv[1]), executor="local")
 ablation = resolve_ablation(AblationConfig(base="crossvit_nano_16", seeds=4, study=study))
@@ -289,6 +299,23 @@ def test_a_comparison_is_paired_corrected_and_says_what_it_would_take() -> None:
     assert (found["alike"].enough_seeds or 0) > 4
     assert found["alike"].detectable > found["alike"].difference
     assert found["worse"].high < 0
+
+
+def test_two_scattered_seeds_find_nothing() -> None:
+    found = compare({"a": accuracies(0, 0), "b": accuracies(-60, 40)}, "a", STEP)["b"]
+    assert found.detectable > 1
+    assert what_it_takes(found).endswith("; 2 seeds find no difference at all with 80 % power.")
+
+
+def test_values_of_a_dimension_are_told_apart_in_words_and_in_the_plot(tmp_path: Path) -> None:
+    ablation = resolve(tmp_path, dimension="branches.0.patch_size", values=(2, 4, 8))
+    run_ablation(ablation, InProcessExecutor(SyntheticEvaluation()))
+    findings = load_ablation(ablation.path)
+    assert findings.reference_label == "patch_size 4"
+    assert [row.label for row in gather_differences(findings)] == ["patch_size 2", "patch_size 8"]
+    assert all(line.startswith("patch_size ") for line in verdict_lines(findings))
+    assert "3 values of branches.0.patch_size on the base crossvit_nano_16" in build_page(findings)
+    assert "paper" not in cost_cells(findings).header[-1]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,8 @@ from search.plan import MeasurePlan
 from search.searcher import Proposal
 from search.session import Session
 from search.stopping import Stopping, make_rule
-from search.study import Study, StudyConfig, resolve_study, run_study
+from search.study import Study, resolve_study, run_study
+from search.study_config import StudyConfig
 from space import Space, load_space
 
 OBJECTIVES = find_objectives(("val_accuracy", "macs"))

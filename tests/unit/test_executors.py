@@ -47,6 +47,8 @@ ENDS = {
     "vanish": (MAX_ATTEMPTS, "lost"),
 }
 
+STOPPED = (1, "stopped")
+
 MESSAGES = {
     "raise": "RuntimeError: asked to fail",
     "text": "TypeError: metric 'val_accuracy' is no number: 'high'",
@@ -64,6 +66,7 @@ RAY_SLOW = pytest.param(
     lambda evaluate: RayExecutor(2, evaluate=evaluate), id="ray-slow", marks=[pytest.mark.ray, pytest.mark.slow]
 )
 ALL = [IN_PROCESS, PROCESSES, RAY]
+RAY_WHEN_SLOW = [IN_PROCESS, PROCESSES, RAY_SLOW]
 
 
 @pytest.fixture
@@ -72,9 +75,11 @@ def store(tmp_path: Path) -> Iterator[StudyStore]:
         yield made
 
 
-def make_session(store: StudyStore, trials: int, cls: type[Session] = Session, **options: Any) -> Session:
+def make_session(
+    store: StudyStore, trials: int, cls: type[Session] = Session, sampler: str = "random", **options: Any
+) -> Session:
     objectives = find_objectives(("val_accuracy", "macs"))
-    searcher = OptunaSearcher(load_space("small").space, objectives, sampler="random", trials=trials, seed=0)
+    searcher = OptunaSearcher(load_space("small").space, objectives, sampler=sampler, trials=trials, seed=0)
     return cls(store, searcher, trials=trials, seed=0, **options)
 
 
@@ -100,6 +105,14 @@ def span_of(path: Path) -> tuple[float, float]:
     return begun, json.loads(path.read_text())["ended"] if path.stat().st_size else begun
 
 
+class StopsNine(Session):
+    """Stops trial 9 at its first rung."""
+
+    def report(self, rung: Rung) -> Decision:
+        super().report(rung)
+        return "stop" if rung.trial == 9 else "continue"
+
+
 @pytest.mark.parametrize("make_executor", [*ALL, RAY_SLOW])
 def test_faults_are_outcomes_and_every_trial_is_settled_once(
     make_executor: MakeExecutor, store: StudyStore, tmp_path: Path, request: pytest.FixtureRequest
@@ -107,13 +120,13 @@ def test_faults_are_outcomes_and_every_trial_is_settled_once(
     faults = FAULTS[request.node.callspec.id]
     starts = tmp_path / "starts"
     starts.mkdir()
-    session = make_session(store, 12)
+    session = make_session(store, 12, StopsNine)
     make_executor(SyntheticEvaluation(faults=faults, starts_dir=starts)).run(session, PLAN)
     assert session.is_over()
     outcomes = session.outcomes
     assert [outcome.trial for outcome in outcomes] == list(range(12))
     assert len({outcome.arch_key for outcome in outcomes}) == 12
-    ends = {number: ENDS[faults[number]] if number in faults else (1, "ok") for number in range(12)}
+    ends = {number: ENDS[faults[number]] if number in faults else (1, "ok") for number in range(12)} | {9: STOPPED}
     assert {outcome.trial: outcome.status for outcome in outcomes} == {n: status for n, (_, status) in ends.items()}
     assert starts_of(starts) == {number: count for number, (count, _) in ends.items()}
     errors = {faults[outcome.trial]: outcome.error for outcome in outcomes if outcome.error}
@@ -148,7 +161,7 @@ class HalvingSession(Session):
         return "stop" if rung.trial % 2 else "continue"
 
 
-@pytest.mark.parametrize("make_executor", ALL)
+@pytest.mark.parametrize("make_executor", RAY_WHEN_SLOW)
 def test_a_stopped_trial_is_a_record_of_its_rung(make_executor: MakeExecutor, store: StudyStore) -> None:
     session = make_session(store, 6, HalvingSession)
     make_executor(SyntheticEvaluation()).run(session, PLAN)
@@ -166,7 +179,7 @@ class DyingSession(Session):
         super().record(finished)
 
 
-@pytest.mark.parametrize("make_executor", ALL)
+@pytest.mark.parametrize("make_executor", RAY_WHEN_SLOW)
 def test_an_error_of_the_session_comes_out_unchanged(make_executor: MakeExecutor, store: StudyStore) -> None:
     session = make_session(store, 12, DyingSession)
     with pytest.raises(StudyFailedError, match="cannot write"):
@@ -185,6 +198,20 @@ def test_more_trials_than_workers_run_at_no_time(store: StudyStore) -> None:
     ProcessExecutor(2, SyntheticEvaluation(seconds=0.01)).run(session, PLAN)
     assert most <= 2
     assert len(session.outcomes) == 8
+
+
+@pytest.mark.slow
+def test_a_deterministic_search_with_three_workers_is_repeated_to_the_last_trial(tmp_path: Path) -> None:
+    studies = []
+    for name in ("a", "b"):
+        with StudyStore.create(tmp_path / name, {}) as store:
+            session = make_session(store, 24, round_size=3, sampler="tpe")
+            ProcessExecutor(3, SyntheticEvaluation(seconds=0.1, uneven=True)).run(session, PLAN)
+            order = [event.trial for event in store.events() if isinstance(event, Finished)]
+            assert order != sorted(order)
+            studies.append([(o.trial, o.arch_key, o.seed, o.metrics) for o in session.outcomes])
+    assert len(studies[0]) == 24
+    assert studies[0] == studies[1]
 
 
 def test_without_ray_there_is_one_sentence(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:

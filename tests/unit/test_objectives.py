@@ -18,7 +18,8 @@ from search.limits import LimitConfigError, check_energy, check_reachable, limit
 from search.measures import ALWAYS, MEASURES, choose_measures
 from search.objectives import OBJECTIVES, find_objectives
 from search.plan import MeasurePlan, Plan
-from search.study import StudyConfig, resolve_study
+from search.study import resolve_study
+from search.study_config import StudyConfig
 from search.trial import Trial
 from space import Limit, SpaceError, parse_limit, parse_space
 from space.limits import MEASURED_METRICS

@@ -25,8 +25,9 @@ from search.finalists import SelectionError, Wish, retrain_dir
 from search.list_searcher import ListedTrial, ListSearcher
 from search.retrain import RetrainConfig, fresh_seed, open_study_data, resolve_retraining, run_retraining
 from search.selection import select
-from search.selection_report import describe_test, selection_rows, write_selection
-from search.study import StudyConfig, resolve_study
+from search.selection_report import describe_test, next_command, selection_rows, write_selection
+from search.study import resolve_study
+from search.study_config import StudyConfig
 
 BASE = PRESETS["crossvit_nano_16"].replace(num_classes=10, in_channels=1)
 WIDER = BASE.replace(branches=tuple(dataclasses.replace(branch, mlp_ratio=1.0) for branch in BASE.branches))
@@ -81,7 +82,10 @@ def retrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = finished_in(retrain_dir(study_dir))
     assert list(first) == [0]
     # Nobody was trained a second time before the kill; both are finalists all the same.
-    assert [finalist.trial for finalist in select(study_dir, Wish()).finalists] == [0, 1]
+    begun = select(study_dir, Wish())
+    assert [finalist.trial for finalist in begun.finalists] == [0, 1]
+    assert any("has 1 of its 4 runs" in note for note in begun.notes)
+    assert next_command(begun) == "make retrain STUDY=s TRIALS=0,1 SEEDS=2"
     retraining = resolve_retraining(RetrainConfig(study_dir=study_dir, trials=(0, 1), seeds=2))
     session = run_retraining(retraining, InProcessExecutor())
     assert session.is_over()
@@ -124,6 +128,16 @@ def test_judging_takes_the_fresh_numbers_alone(study_dir: Path) -> None:
     accuracy = {number: outcomes[number].metrics["val_accuracy"] for number in outcomes}
     assert means == pytest.approx([(accuracy[0] + accuracy[2]) / 2, (accuracy[1] + accuracy[3]) / 2])
     assert all(mean < 0.9 for mean in means)  # what the search's records say
+
+
+def test_the_split_stays_closed_until_the_retraining_is_done(study_dir: Path) -> None:
+    ledger = retrain_dir(study_dir) / "ledger.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    last = next(number for number, line in enumerate(lines) if '"finished"' in line and json.loads(line)["trial"] == 3)
+    ledger.write_text("".join(lines[:last]))
+    with pytest.raises(SelectionError, match=r"1 run of 4 to do: make retrain STUDY=s TRIALS=0,1 SEEDS=2"):
+        look_at_test(study_dir, select(study_dir, Wish()))
+    assert read_look(study_dir) is None
 
 
 def test_more_seeds_and_more_finalists_come_after_what_is_there(study_dir: Path) -> None:
@@ -177,6 +191,8 @@ def test_another_set_of_finalists_gets_no_look(study_dir: Path) -> None:
         look_at_test(study_dir, one)
     assert "stays closed for any other choice" in describe_test(one, read_look(study_dir))
     assert selection_rows(one, read_look(study_dir))[0].test.texts() == ("-", "-")
+    write_selection(study_dir, one, read_look(study_dir))
+    assert json.loads((study_dir / "selection.json").read_text())["test"] is None
 
 
 def test_a_look_that_was_cut_short_is_finished_for_the_same_weights_only(study_dir: Path) -> None:

@@ -138,6 +138,24 @@ def test_one_trial_is_a_choice(new_study) -> None:  # type: ignore[no-untyped-de
     assert next_command(selection) == "make export STUDY=s TRIAL=0"
 
 
+def test_one_trial_of_one_seed_has_no_interval(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    study.add(0.9, 1000)
+    add_fresh(study.path, {0: [0.88]})
+    selection = select(study.path, Wish())
+    assert selection.verdict == "trial 0 is the only candidate; one seed, so no interval"
+    assert selection_rows(selection, None)[0].again.texts() == ("88.0 %", "-")
+
+
+def test_an_architecture_that_was_tried_twice_is_one_candidate(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    for accuracy in (0.80, 0.95):
+        study.add(accuracy, 1000, key="same")
+    study.add(0.90, 2000)
+    assert trials_of(select(study.path, Wish())) == [2, 0]
+    assert trials_of(select(study.path, Wish(trials=(0, 1, 2)))) == [0, 2]
+
+
 def test_trials_can_be_named_stopped_ones_too_but_no_failed_one(typical_study) -> None:  # type: ignore[no-untyped-def]
     selection = select(typical_study.path, Wish(trials=(5, 1)))
     assert trials_of(selection) == [1, 5]
@@ -297,10 +315,9 @@ def test_the_chance_of_being_the_best_comes_true_as_often_as_it_says(
     judged = [judge(list(scores), IMAGES, costs=[0] * 4, draws=1000, seed=index) for index, scores in enumerate(fresh)]
     said = np.array([of.p_best for of in judged]).ravel()
     came_true = (truth == truth.max(axis=1, keepdims=True)).ravel()
-    for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 1.01)):
+    for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 1.01)):
         there = (said >= low) & (said < high)
-        print(low, high, there.sum(), came_true[there].mean() - said[there].mean())
-        assert there.sum() > 100
+        assert there.sum() > 50
         error = 3 * math.sqrt(0.25 / there.sum())
         assert came_true[there].mean() == pytest.approx(said[there].mean(), abs=error), (low, high)
 

@@ -24,7 +24,9 @@ from search.optuna_searcher import OptunaSearcher
 from search.plan import MeasurePlan, Plan
 from search.session import Session
 from search.stopping import NeverStop, Stopping, StoppingError, Verdict, make_rule
-from search.study import StudyConfig, StudyConfigError, open_store, resolve_study
+from search.study import resolve_study
+from search.study_config import StudyConfig, StudyConfigError
+from search.study_folder import open_store
 from search.synthetic import SyntheticEvaluation
 from search.trial import Trial
 from space import SpaceError, load_space

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from results.store import StoreError
-from search.study import Study, StudyConfig, StudyConfigError, make_executor, resolve_study
+from search.executors.sizing import make_executor
+from search.study import Study, resolve_study
+from search.study_config import StudyConfig, StudyConfigError
 from space import SpaceError
 
 SPACE = """\

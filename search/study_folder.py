@@ -1,0 +1,59 @@
+"""The folder of a study: made once, then gone on with by the same study only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from results.store import StoreError, StudyStore
+from search.environment import describe_environment
+from search.stopping import Stopping
+
+if TYPE_CHECKING:
+    from search.study import Study
+
+# What a study must keep when it is resumed; anything else (trials, workers, executor) may change.
+_IDENTITY = ("space", "data", "objectives", "recipe", "measure", "rungs", "sampler", "seed", "stopping", "round_size")
+
+# What a study that was written before a part existed did about it.
+_BEFORE = {"stopping": Stopping().to_dict(), "round_size": 0}
+
+# What may change when a study is resumed, and is then noted.
+_CHANGEABLE = ("trials", "budget")
+
+
+def open_store(study: Study) -> StudyStore:
+    """The study's folder, made or gone on with. Raises StoreError if it holds a different study."""
+    asked = study.describe()
+    if not StudyStore.exists(study.path):
+        store = StudyStore.create(study.path, asked)
+    else:
+        store = StudyStore.open(study.path)
+        try:
+            _check_same_study(study.name, store.study, asked)
+            changed = {part: asked[part] for part in _CHANGEABLE if store.study.get(part) != asked[part]}
+            if changed:
+                store.write_json("study.json", {**store.study, **changed})
+        except BaseException:
+            store.close()
+            raise
+    store.write_json("environment.json", describe_environment())
+    return store
+
+
+def _check_same_study(name: str, stored: dict[str, Any], asked: dict[str, Any]) -> None:
+    before = {part: stored.get(part, _BEFORE.get(part)) for part in _IDENTITY}
+    differing = [part for part in _IDENTITY if before[part] != asked[part]]
+    if differing:
+        details = ", ".join(_describe_difference(part, before[part], asked[part]) for part in differing)
+        raise StoreError(
+            f"study {name!r} was started with something else ({details}); "
+            "repeat it as it was, or give this search a name of its own with STUDY="
+        )
+
+
+def _describe_difference(part: str, stored: Any, asked: Any) -> str:
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        keys = [key for key in asked if stored.get(key) != asked[key]]
+        return ", ".join(_describe_difference(f"{part}.{key}", stored.get(key), asked[key]) for key in keys[:3])
+    texts = [str(value) if len(str(value)) <= 40 else "..." for value in (stored, asked)]
+    return part if "..." in texts else f"{part}: {texts[0]}, now {texts[1]}"
