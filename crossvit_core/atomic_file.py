@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
@@ -12,13 +12,15 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     OSError passes through and leaves the old file. A writer that is killed leaves ``.<name>.*.tmp`` behind.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    # Not tempfile's: its files are for their owner alone, and keep that mode under their new name.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    file = open(temporary, "xb")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
