@@ -1,7 +1,7 @@
 """Multi-scale encoders: each branch runs its transformer blocks, then the branches meet in one of five ways.
 
-A branch's tokens are (B, T_i, C_i), class token first. Encoders are named by fusion and define ``exchange``. Names of
-parameters are those of the published weights: ``blocks``, ``projs`` (the paper's f), ``fusion``, ``revert_projs`` (g).
+A branch's tokens are (B, T_i, C_i), class token first. Encoders are named by fusion and define ``exchange``. Names
+of parameters are the published weights': ``blocks``, ``projs`` (the paper's f), ``fusion``, ``revert_projs`` (g).
 """
 
 from __future__ import annotations
