@@ -5,10 +5,11 @@ average, lucky with it (the winner's curse). What is said of a candidate comes f
 validation images of the search again, so luck with the images themselves stays in; the test split is free of both.
 
 A candidate's accuracy on images like the validation images is uncertain twice over: training again gives another
-network, and other images would give another score. The first is the variance between seeds, pooled over the
-candidates (few seeds each say little of their own). The second is binomial; all seeds meet the same images, so more
-seeds do not lessen it. The two overlap a little, and the candidates share their images: both make the intervals
-wider than they need be, never narrower.
+network, and other images would give another score. The first is the variance between seeds, pooled over the candidates
+(few seeds each say little of their own) in proportion to p (1 - p): the nearer to perfect an accuracy p is, the less
+room its seeds have (quasi-binomial: McCullagh and Nelder, Generalized Linear Models, section 4.5). The second is
+binomial; all seeds meet the same images, so more seeds do not lessen it. The two overlap a little, and the candidates
+share their images: both make the intervals wider than they need be, never narrower.
 
 Intervals are of each candidate by itself. Who is the best is a question about all of them, and finalists are alike:
 taken each by itself, the highest of several nearly equal would look like the best far too often. Their spread is
@@ -48,7 +49,7 @@ class Judgement:
     ``means``, ``lows``, ``highs``: accuracies (fractions), the interval of CONFIDENCE. ``p_best`` sums to 1.
     ``leader`` is who has the highest mean utility; ``contenders`` the fewest candidates that hold the best one with
     CONFIDENCE; ``suggested`` the leader if it is alone in that, else the cheapest of them. Without a second seed
-    anywhere, intervals and ``p_best`` are NaN. ``seed_sd`` is the pooled standard deviation between seeds.
+    anywhere, intervals and ``p_best`` are NaN. ``dispersion`` is the pooled variance between seeds, over p (1 - p).
     """
 
     means: Floats
@@ -58,7 +59,7 @@ class Judgement:
     leader: int
     contenders: tuple[int, ...]
     suggested: int
-    seed_sd: float
+    dispersion: float
 
     @property
     def is_clear(self) -> bool:
@@ -86,7 +87,7 @@ def judge(
         raise ValueError("each candidate needs at least one finite accuracy, on at least one image")
     handicap = np.zeros(len(means)) if handicaps is None else np.asarray(handicaps, dtype=float)
     leader = _first_best(accuracy_weight * means - handicap, costs)
-    variance, freedom = pooled_variance(groups)
+    dispersion, freedom = pooled_dispersion(groups, num_images)
     if not freedom:
         unknown = np.full(len(means), math.nan)
         everyone = tuple(range(len(means)))
@@ -99,25 +100,27 @@ def judge(
     )
     contenders = _credible_set(p_best, leader)
     suggested = min(contenders, key=lambda index: (costs[index], -p_best[index]))
-    return Judgement(means, lows, highs, p_best, leader, contenders, suggested, math.sqrt(variance))
+    return Judgement(means, lows, highs, p_best, leader, contenders, suggested, dispersion)
 
 
-def pooled_variance(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """The variance within groups and its degrees of freedom: (0, 0) where no group has two members."""
+def pooled_dispersion(groups: Sequence[Sequence[float]], num_images: int) -> tuple[float, int]:
+    """The variance within groups over p (1 - p), and its degrees of freedom: (0, 0) where no group has two members."""
     freedom = sum(len(group) - 1 for group in groups)
-    squares = sum(float(np.sum((np.asarray(group) - np.mean(group)) ** 2)) for group in groups)
-    return (squares / freedom if freedom else 0.0), freedom
+    squares = np.array([np.sum((np.asarray(group) - np.mean(group)) ** 2) for group in groups])
+    scaled = squares / _room(np.array([np.mean(group) for group in groups]), num_images)
+    return (float(scaled.sum()) / freedom if freedom else 0.0), freedom
 
 
 def draw_accuracies(groups: Sequence[Sequence[float]], num_images: int, *, draws: int, seed: int = 0) -> Floats:
     """Draws of each candidate's accuracy, from its posterior under flat priors: (draws, num_candidates).
 
-    The variance between seeds is drawn from its scaled inverse chi-square, one for all candidates; then the mean over
+    The dispersion is drawn from its scaled inverse chi-square, one for all candidates; then the mean over
     all seeds on these images is normal; then the accuracy over all images is beta (Jeffreys' prior).
     """
     rng = np.random.default_rng(seed)
     means = np.array([np.mean(group) for group in groups])
-    on_images = means + np.sqrt(_draw_variances(groups, draws, rng)) * rng.standard_normal((draws, len(groups)))
+    spread = np.sqrt(_seed_variances(groups, num_images, draws, rng))
+    on_images = means + spread * rng.standard_normal(spread.shape)
     hits = num_images * np.clip(on_images, 0.0, 1.0)
     return rng.beta(hits + 0.5, num_images - hits + 0.5)
 
@@ -140,7 +143,7 @@ def chances_of_best(
     rng = np.random.default_rng(seed)
     rates = np.array([np.mean(group) for group in groups])
     seen = accuracy_weight * rates - np.asarray(handicaps, dtype=float)
-    noise = accuracy_weight**2 * (_draw_variances(groups, draws, rng) + _image_variance(rates, num_images))
+    noise = accuracy_weight**2 * (_seed_variances(groups, num_images, draws, rng) + _image_variance(rates, num_images))
     spread = noise.mean(axis=1, keepdims=True) * rng.uniform(0, _WIDEST, (draws, 1)) ** 2  # a variance, as the noise
     precision = 1 / (noise + spread)
     of_mean = 1 / precision.sum(axis=1, keepdims=True)
@@ -199,9 +202,9 @@ def describe_judgement(judgement: Judgement, names: Sequence[str]) -> str:
     """The verdict in one sentence; ``names[i]`` is what candidate i is called."""
     leader = names[judgement.leader]
     if len(names) == 1:
-        alone = "; one seed, so no interval" if math.isnan(judgement.seed_sd) else ""
+        alone = "; one seed, so no interval" if math.isnan(judgement.dispersion) else ""
         return f"{leader} is the only candidate{alone}"
-    if math.isnan(judgement.seed_sd):
+    if math.isnan(judgement.dispersion):
         return f"one seed each: no interval and no probability; {leader} scored highest, which may be luck"
     if judgement.is_clear:
         return f"{leader} is the best with a probability of {percent(judgement.p_best[judgement.leader])}"
@@ -215,17 +218,22 @@ def describe_judgement(judgement: Judgement, names: Sequence[str]) -> str:
     )
 
 
-def _draw_variances(groups: Sequence[Sequence[float]], draws: int, rng: np.random.Generator) -> Floats:
+def _seed_variances(groups: Sequence[Sequence[float]], num_images: int, draws: int, rng: np.random.Generator) -> Floats:
     """Draws of the variance of each candidate's mean over its seeds: (draws, num_candidates)."""
-    variance, freedom = pooled_variance(groups)
-    counts = np.array([len(group) for group in groups])
-    return np.asarray(variance * freedom / rng.chisquare(freedom, size=(draws, 1)) / counts)
+    dispersion, freedom = pooled_dispersion(groups, num_images)
+    drawn = dispersion * freedom / rng.chisquare(freedom, size=(draws, 1))
+    room = _room(np.array([np.mean(group) for group in groups]), num_images)
+    return np.asarray(drawn * room / np.array([len(group) for group in groups]))
 
 
 def _image_variance(rates: Floats, num_images: int) -> Floats:
-    """Binomial, after Agresti and Coull: not zero for a perfect score."""
+    return _room(rates, num_images) / (num_images + 4)
+
+
+def _room(rates: Floats, num_images: int) -> Floats:
+    """p (1 - p), with p after Agresti and Coull: not zero for a perfect score."""
     smoothed = (rates * num_images + 2) / (num_images + 4)
-    return smoothed * (1 - smoothed) / (num_images + 4)
+    return smoothed * (1 - smoothed)
 
 
 def _first_best(utilities: Floats, costs: Sequence[float]) -> int:

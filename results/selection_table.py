@@ -19,7 +19,10 @@ NOTE = (
     "as alike until their runs say otherwise; search: the accuracy that the search saw, which flatters whoever was "
     "picked for it, so it has no part in this"
 )
-TEST_NOTE = "test: the one look at the test split, mean over the same seeds, with its 95 % interval"
+TEST_NOTE = (
+    "test: the one look at the test split, whose images had no part in any choice; mean over the same seeds, with its "
+    "95 % interval"
+)
 
 
 class Score(NamedTuple):

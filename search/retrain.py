@@ -15,6 +15,7 @@ from crossvit_core.data import ImageData, load_dataset
 from crossvit_core.recipe import TrainRecipe
 from results.records import Asked, Event
 from results.store import StoreError, StudyStore
+from results.units import plural
 from search.checkpoint_sweeper import CheckpointSweeper
 from search.choices import check_device
 from search.environment import describe_environment
@@ -77,7 +78,10 @@ def run_retraining(
     listeners: Iterable[Listener] = (),
     on_open: Callable[[Session], None] | None = None,
 ) -> Session:
-    """Train whatever is still to do, from wherever the ledger stands, and return the session."""
+    """Train whatever is still to do, from wherever the ledger stands, and return the session.
+
+    Raises StudyFailedError if no run came to a result.
+    """
     with _open_store(retraining) as store:
         sweeper = CheckpointSweeper(retraining.path / "trials")
         session = Session(
@@ -98,6 +102,7 @@ def run_retraining(
                 raise
             sweeper.sweep(session)
         session.end()
+    _check_success(session, retraining.path)
     return session
 
 
@@ -120,6 +125,15 @@ def fresh_seed(study_seed: int, arch_key: str, index: int, used: set[int]) -> in
     while seed in used:
         seed = derive_seed("retrain", seed)
     return seed
+
+
+def _check_success(session: Session, path: Path) -> None:
+    outcomes = session.outcomes
+    if outcomes and not any(outcome.status == "ok" for outcome in outcomes):
+        raise StudyFailedError(
+            f"none of {plural(len(outcomes), 'fresh run')} succeeded; the last one said: {outcomes[-1].error}. "
+            f"They stay on record: mend that and move {path} away to begin again"
+        )
 
 
 def _find_recipe(config: RetrainConfig, study: dict[str, Any], path: Path) -> TrainRecipe:

@@ -16,7 +16,7 @@ from crossvit_core import PRESETS
 from crossvit_core.recipe import RecipeError
 from crossvit_core.train import open_split, score
 from crossvit_core.weights import load_model
-from results.records import Asked, Finished
+from results.records import Asked, Event, Finished
 from results.store import StoreError, StudyStore
 from results.test_ledger import LEDGER_NAME, SecondLookError, TestedRun, open_look, read_look
 from search.executors.local import InProcessExecutor
@@ -26,6 +26,7 @@ from search.list_searcher import ListedTrial, ListSearcher
 from search.retrain import RetrainConfig, fresh_seed, open_study_data, resolve_retraining, run_retraining
 from search.selection import select
 from search.selection_report import describe_test, next_command, selection_rows, write_selection
+from search.session import StudyFailedError
 from search.study import resolve_study
 from search.study_config import StudyConfig
 
@@ -72,16 +73,28 @@ def finished_in(path: Path) -> dict[int, Finished]:
     return {event.trial: event for event in events if isinstance(event, Finished)}
 
 
+def stop(event: Event) -> None:
+    if isinstance(event, Finished):
+        raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="module")
 def retrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with study 's' whose two finalists were trained twice each; the first driver was killed under way."""
+    """A folder with study 's' whose two finalists were trained twice each; the first driver was stopped under way."""
     runs_dir = tmp_path_factory.mktemp("runs")
     study_dir = write_study(runs_dir)
-    killed = subprocess.run([sys.executable, "-c", DRIVER, str(study_dir)], capture_output=True, text=True)
-    assert killed.returncode == -9, killed.stderr
+    retraining = resolve_retraining(RetrainConfig(study_dir=study_dir, trials=(0, 1), seeds=2))
+    with pytest.raises(KeyboardInterrupt):
+        run_retraining(retraining, InProcessExecutor(), listeners=[stop])
+    go_on(study_dir)
+    return runs_dir
+
+
+def go_on(study_dir: Path) -> None:
+    """Finish a retraining of which one run is on record; what it found stays as it is."""
     first = finished_in(retrain_dir(study_dir))
     assert list(first) == [0]
-    # Nobody was trained a second time before the kill; both are finalists all the same.
+    # Nobody was trained a second time yet; both are finalists all the same.
     begun = select(study_dir, Wish())
     assert [finalist.trial for finalist in begun.finalists] == [0, 1]
     assert any("has 1 of its 4 runs" in note for note in begun.notes)
@@ -90,13 +103,20 @@ def retrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     session = run_retraining(retraining, InProcessExecutor())
     assert session.is_over()
     assert finished_in(retrain_dir(study_dir))[0] == first[0]
-    return runs_dir
 
 
 @pytest.fixture
 def study_dir(retrained_runs: Path, tmp_path: Path) -> Path:
     shutil.copytree(retrained_runs, tmp_path / "runs")
     return tmp_path / "runs" / "s"
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_loses_nothing(tmp_path: Path) -> None:
+    study_dir = write_study(tmp_path)
+    killed = subprocess.run([sys.executable, "-c", DRIVER, str(study_dir)], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    go_on(study_dir)
 
 
 def test_every_finalist_has_its_fresh_seeds_and_its_weights(study_dir: Path) -> None:
@@ -138,6 +158,15 @@ def test_the_split_stays_closed_until_the_retraining_is_done(study_dir: Path) ->
     with pytest.raises(SelectionError, match=r"1 run of 4 to do: make retrain STUDY=s TRIALS=0,1 SEEDS=2"):
         look_at_test(study_dir, select(study_dir, Wish()))
     assert read_look(study_dir) is None
+
+
+def test_a_retraining_in_which_nothing_worked_has_failed(study_dir: Path) -> None:
+    shutil.rmtree(retrain_dir(study_dir))
+    retraining = resolve_retraining(RetrainConfig(study_dir=study_dir, trials=(0,), seeds=1))
+    broken = dataclasses.replace(retraining, plan=dataclasses.replace(retraining.plan, data_path=study_dir / "none"))
+    with pytest.raises(StudyFailedError, match=r"none of 1 fresh run succeeded; the last one said: .*none"):
+        run_retraining(broken, InProcessExecutor())
+    assert any("1 fresh run came to nothing" in note for note in select(study_dir, Wish(trials=(0,))).notes)
 
 
 def test_more_seeds_and_more_finalists_come_after_what_is_there(study_dir: Path) -> None:

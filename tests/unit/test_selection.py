@@ -18,7 +18,7 @@ from results.selection import (
     describe_judgement,
     draw_accuracies,
     judge,
-    pooled_variance,
+    pooled_dispersion,
     preference_weights,
     utility,
 )
@@ -269,9 +269,19 @@ def test_perfect_scores_are_not_certain_and_intervals_stay_within_all_images() -
             judge(groups, 100, costs=[1.0] * len(groups))
 
 
-def test_the_variance_is_pooled_over_the_candidates() -> None:
-    assert pooled_variance([[0.0, 2.0], [1.0, 1.0], [5.0]]) == (1.0, 2)
-    assert pooled_variance([[1.0], [2.0]]) == (0.0, 0)
+def test_the_variance_is_pooled_over_the_candidates_in_proportion_to_their_room() -> None:
+    # 0.02 and 0 are the variances of two seeds each; p (1 - p) is 0.25 and 0.09, and no image is few enough to matter.
+    dispersion, freedom = pooled_dispersion([[0.4, 0.6], [0.9, 0.9], [0.3]], 10**9)
+    assert (dispersion, freedom) == (pytest.approx(0.02 / 0.25 / 2), 2)
+    assert pooled_dispersion([[0.1], [0.2]], 100) == (0.0, 0)
+
+
+def test_an_unsteady_rival_does_not_make_the_steady_leader_doubtful() -> None:
+    # Fifteen real runs on 269 images of digits; the test split said 89.3, 99.0, 91.0, 98.4 and 95.9 % later.
+    groups = [[0.933, 0.851, 0.937], [0.989, 0.985, 0.993], [0.914, 0.978, 0.937], [0.985, 0.981, 0.981]]
+    judgement = judge([*groups, [0.952, 0.944, 0.948]], 269, costs=[2.34, 1.64, 0.39, 0.49, 0.59])
+    assert judgement.contenders == (1, 3, 4)
+    assert judgement.suggested == 3
 
 
 # Against a truth that is known
