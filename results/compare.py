@@ -90,9 +90,10 @@ def attainment(group: Sequence[Run], cost: Metric) -> dict[int, Array]:
     studies (Fonseca and Fleming 1996): 50 is the median outcome, the smallest the best, 100 what all reached.
     """
     fronts = [_minimised(run.members, cost) for run in group]
-    data = np.vstack([np.column_stack([front, np.full(len(front), index)]) for index, front in enumerate(fronts, 1)])
+    sets = np.repeat(np.arange(1, len(fronts) + 1), [len(one) for one in fronts])
     shares = sorted({min(50, round(100 / len(group))), 50, 100})
-    found = moocore.eaf(data, percentiles=[_percentile(share, len(group)) for share in shares])
+    percentiles = [_percentile(share, len(group)) for share in shares]
+    found = moocore.eaf(np.vstack(fronts), sets=sets, percentiles=percentiles)
     sign = -1.0 if cost.maximise else 1.0
     surfaces = {share: found[np.isclose(found[:, 2], _percentile(share, len(group)))] for share in shares}
     return {share: np.column_stack([sign * rows[:, 1], -100 * rows[:, 0]]) for share, rows in surfaces.items()}

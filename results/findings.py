@@ -15,8 +15,9 @@ from results.frame import build_frame, complete, front
 from results.importance import Importance, assess_importance, read_dimensions
 from results.metrics import ACCURACY, COSTS, cost_metric
 from results.records import Asked, Ended, Event, Rung
-from results.repeats import RUNS, fold_repeats
+from results.repeats import RETRAIN_SUFFIX, RUNS, fold_repeats
 from results.store import StoreError, StudyStore
+from results.test_ledger import read_look
 
 RungCurve = list[tuple[int, float]]
 
@@ -25,8 +26,9 @@ class Findings:
     """The study as asked, what it ran on, its trials, and the front over its cost.
 
     ``frame`` has a row a trial, ``points`` a row an architecture where one was trained more than once, ``members`` are
-    those of the front. ``rungs`` are (epoch, accuracy) of each trial; ``settings`` the dimensions' values, by trial.
-    ``ended`` says why the search ended; it is empty while it has not.
+    those of the front, ``retrained`` a row a finalist of the retraining. ``rungs`` are (epoch, accuracy) of each trial;
+    ``settings`` the dimensions' values, by trial. ``ended`` says why the search ended; it is empty while it has not.
+    ``look`` is the one at the test split, if there was one.
     """
 
     def __init__(self, study_dir: Path, study: dict[str, Any], environment: dict[str, Any], log: EventLog) -> None:
@@ -37,6 +39,8 @@ class Findings:
         self.members = front(self.points, self.cost.name)
         self.rungs, self.settings, self.ended = log.rungs, log.settings(), log.ended
         self.baselines = read_baselines(study_dir)
+        self.retrained = read_retrained(study_dir)
+        self.look = read_look(study_dir)
 
     @property
     def name(self) -> str:
@@ -122,6 +126,14 @@ def read_baselines(study_dir: Path) -> list[dict[str, Any]]:
         {**{str(k): v for k, v in row.items()}, "name": str(row.get("name", "baseline"))}
         for row in rows.to_dict("records")
     ]
+
+
+def read_retrained(study_dir: Path) -> pd.DataFrame:
+    """The finalists that were trained again on fresh seeds, in the study beside this one: see ``fold_repeats``."""
+    path = study_dir.with_name(study_dir.name + RETRAIN_SUFFIX)
+    frame = build_frame(StudyStore.open_readonly(path).events() if StudyStore.exists(path) else ())
+    folded = fold_repeats(frame[frame["status"] == "ok"])
+    return folded[np.isfinite(folded[ACCURACY])].sort_values(["macs", "trial"])
 
 
 def validation_images(study: Mapping[str, Any]) -> int:

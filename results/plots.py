@@ -32,6 +32,9 @@ from results.units import plural
 MAX_POINTS = 4000
 """Points drawn beside the front; of more, an even sample in the order of the trials is drawn, and the plot says so."""
 
+MAX_MEMBERS = 2000
+"""Members of the front that are drawn. A larger front is made of ties, or far finer than the plot."""
+
 _MANY = 20
 
 
@@ -65,6 +68,7 @@ class FrontPlot(NamedTuple):
     front: Points
     presets: dict[str, Points]
     baselines: list[Baseline]
+    retrained: Points
     cost_marks: list[CostMark]
     x_range: tuple[float, float]
     y_range: tuple[float, float]
@@ -77,26 +81,29 @@ def gather_front_plot(
     cost: str = "macs",
     presets: Sequence[Mapping[str, Any]] = (),
     baselines: Sequence[Mapping[str, Any]] = (),
+    retrained: pd.DataFrame | None = None,
 ) -> FrontPlot | None:
     """The numbers to draw; None when no trial has both an accuracy and this cost.
 
     ``presets`` are rows with name, arch_key and costs. One whose arch_key was trained to the end becomes a star at its
     own accuracy; any other a mark at its cost, if that lies near the trials'. ``baselines`` are rows with name, costs
-    and, where trained, ``val_accuracy``. ``frame`` may have been through ``repeats.fold_repeats``.
+    and, where trained, ``val_accuracy``. ``frame`` may have been through ``repeats.fold_repeats``, ``retrained`` has:
+    finalists that were trained again.
     """
     metric = cost_metric(cost)
     rows = _positive(complete(frame, cost), cost)
     if rows.empty:
         return None
-    members = _positive(front(frame, cost), cost)
+    members = _sample(_positive(front(frame, cost), cost), MAX_MEMBERS)
     drawn = _thinned(rows, members)
     all_stopped = _stopped(frame, cost)
     stopped = _thinned(all_stopped, members.iloc[:0])
     groups = {name: _points(drawn[drawn["fusion"] == name], cost, members) for name in fusion_order(drawn["fusion"])}
     trained = _trained_presets(rows, presets)
     others = _trained_baselines(baselines, cost)
-    x_range = padded_range([*rows[cost], *stopped[cost], *(other.x for other in others)])
-    y_range = _y_range(rows, members, [other.y for other in others])
+    again = rows.iloc[:0] if retrained is None else _positive(complete(retrained, cost), cost)
+    x_range = padded_range([*rows[cost], *stopped[cost], *again[cost], *(other.x for other in others)])
+    y_range = _y_range(rows, members, [*(other.y for other in others), *(100 * again[ACCURACY])])
     return FrontPlot(
         cost=metric,
         groups=groups,
@@ -104,6 +111,7 @@ def gather_front_plot(
         front=_points(members, cost, members),
         presets={name: _points(preset_rows, cost, members) for name, preset_rows in trained.items()},
         baselines=others,
+        retrained=_points(again, cost, members.iloc[:0]),
         cost_marks=_cost_marks([*presets, *baselines], cost, {*trained, *(other.name for other in others)}, x_range),
         x_range=x_range,
         y_range=y_range,
@@ -122,6 +130,7 @@ def draw_front_plot(plot: FrontPlot) -> go.Figure:
         _draw_group(figure, fusion, points)
     for name, points in plot.presets.items():
         _draw_preset(figure, name, points, plot.x_range)
+    _draw_retrained(figure, plot.retrained)
     draw_baselines(figure, plot.baselines, plot.cost, plot.x_range)
     set_log_axis(figure, plot.x_range)
     figure.update_yaxes(range=plot.y_range)
@@ -149,6 +158,10 @@ def _thinned(rows: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
     keep = rows["trial"].isin(members["trial"]).to_numpy(copy=True)
     keep[np.linspace(0, len(rows) - 1, MAX_POINTS).astype(int)] = True
     return rows[keep]
+
+
+def _sample(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    return rows if len(rows) <= most else rows.iloc[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
 def _points(rows: pd.DataFrame, cost: str, members: pd.DataFrame) -> Points:
@@ -226,6 +239,12 @@ def _draw_preset(figure: go.Figure, name: str, points: Points, x_range: tuple[fl
         add_label(figure, label, (x, y), x_range)
 
 
+def _draw_retrained(figure: go.Figure, points: Points) -> None:
+    if points.x:
+        points = points._replace(text=[f"<b>trained again: mean of fresh seeds</b><br>{text}" for text in points.text])
+        _add_markers(figure, points, "trained again", {"color": INK, "symbol": "circle-open", "size": 14})
+
+
 def _draw_cost_marks(figure: go.Figure, plot: FrontPlot) -> None:
     for mark in plot.cost_marks:
         label = html.escape(mark.name)
@@ -266,5 +285,5 @@ def _note(plot: FrontPlot) -> str:
     counts = [f"{plot.num_below:,} trained" if plot.num_below else "", f"{stopped:,} stopped early" if stopped else ""]
     below = " and ".join(count for count in counts if count)
     below = f"below this window: {below}" if below else ""
-    hidden = f"{plural(plot.num_left_out, 'trial')} off the front left out for clarity" if plot.num_left_out else ""
+    hidden = f"{plural(plot.num_left_out, 'trial')} left out for clarity" if plot.num_left_out else ""
     return " · ".join(part for part in (below, hidden) if part)

@@ -7,6 +7,8 @@ import pandas as pd
 from results.metrics import ACCURACY, COSTS
 
 RUNS, SPREAD = "runs", "accuracy_sd"
+RETRAIN_SUFFIX = "-retrain"
+"""What the name of the study that trains the finalists of another one again adds to the name of that one."""
 
 
 def fold_repeats(frame: pd.DataFrame) -> pd.DataFrame:

@@ -20,14 +20,16 @@ from results.plots_progress import (
     gather_stopped,
     gather_time,
 )
+from results.repeats import RUNS
 
 
 def accuracy_figures(findings: Findings) -> Iterator[Drawn]:
     """Accuracy against every cost that was recorded."""
     presets = findings.study.get("presets") or []
-    bars = " Bars are one standard deviation between runs." if findings.has_repeats else ""
+    spread = findings.has_repeats or (findings.retrained[RUNS] > 1).any()
+    bars = " Bars are one standard deviation between runs." if spread else ""
     for cost, title, caption in _AXES:
-        plot = gather_front_plot(findings.points, cost, presets, findings.baselines)
+        plot = gather_front_plot(findings.points, cost, presets, findings.baselines, findings.retrained)
         if plot:
             caption = f"{caption}{bars}" if cost == "macs" else caption
             yield Drawn(f"accuracy-{cost}", draw_front_plot(plot), f"Accuracy against {title}", caption)

@@ -67,7 +67,7 @@ def caveats(findings: Findings) -> str:
     """What these numbers do not say."""
     items = [
         f"Accuracies are on the validation split, which the search itself used to choose{_chance_error(findings)}. "
-        "The test split has not been looked at.",
+        f"The test split {'was ' + findings.look.describe() if findings.look else 'has not been looked at'}.",
         "The best of many is flattered by luck: expect the top of the front to lose a little when it is trained again. "
         f"{_repeats_text(findings)} Retrain the finalists over several seeds before deciding.",
         "Throughput was measured in the course of the search, where other work may have run on the same machine. Time "

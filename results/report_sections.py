@@ -14,6 +14,7 @@ from results.page import Markup, cards, copy_button, figure, folded, paragraph, 
 from results.picks import Pick, pick_members
 from results.plot_style import Drawn
 from results.plots_importance import metric_label
+from results.repeats import RUNS, SPREAD
 from results.report_figures import accuracy_figures, importance_figures, progress_figures
 from results.report_method import caveats, measurement
 from results.tables import FRONT_NOTE, KEY_LENGTH, front_cells
@@ -96,6 +97,27 @@ def _pick_card(row: pd.Series, picks: list[Pick]) -> tuple[str, str, list[str]]:
     ]
     title = ", ".join(pick.wish if index == 0 else pick.wish.lower() for index, pick in enumerate(picks))
     return title, f"{percent(row[ACCURACY])} · {human_count(row['macs'])} FLOPs", lines
+
+
+def trained_again(findings: Findings) -> str:
+    """What the finalists reach on fresh seeds, beside what the search saw of them."""
+    found = findings.retrained
+    if found.empty:
+        return ""
+    searched = findings.points.drop_duplicates("arch_key").set_index("arch_key")[ACCURACY]
+    rows = [
+        (
+            copy_button(key, key[:KEY_LENGTH]),
+            percent(searched.get(key, math.nan)),
+            percent(mean) + (f" ± {100 * spread:.2g}" if math.isfinite(spread) else ""),
+            f"{runs:,}",
+            words,
+        )
+        for key, mean, spread, runs, words in zip(*(found[name] for name in _AGAIN))
+    ]
+    header = ("key", "in the search", "trained again", "runs", "architecture")
+    note = "Validation accuracy on fresh seeds, mean and standard deviation between runs: the number to trust."
+    return section("Trained again", paragraph(note), table(header, (False, True, True, True, False), rows))
 
 
 def front_table(findings: Findings) -> str:
@@ -187,12 +209,14 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
+_AGAIN = ("arch_key", ACCURACY, SPREAD, RUNS, "architecture")
 _UNFINISHED = {"stopped": "stopped early", "infeasible": "infeasible", "failed": "failed", "lost": "lost"}
 
 SECTIONS: tuple[Callable[[Findings], str], ...] = (
     headline,
     main_plots,
     which_to_take,
+    trained_again,
     front_table,
     progress_plots,
     what_matters,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from results import plots, plots_progress
+from results.findings import load_findings
 from results.frame import front, load_frame
 from results.plot_style import FUSION_MARKS, count_step, fusion_mark, log_ticks
 from results.plots import draw_front_plot, gather_front_plot
@@ -16,9 +17,12 @@ from results.plots_progress import (
     draw_curves,
     draw_fusions,
     draw_hypervolume,
+    draw_time,
     gather_curves,
     gather_fusions,
     gather_hypervolume,
+    gather_stopped,
+    gather_time,
 )
 
 
@@ -158,6 +162,60 @@ def test_curves_of_the_front(typical_study: Any, tmp_path: Path) -> None:
     figure = draw_curves(curves)
     assert [trace.line.color for trace in figure.data] == [fusion_mark(curve.fusion).colour for curve in curves]
     assert [note.text for note in figure.layout.annotations] == ["#0", "#2", "#3"]
+
+
+def test_labels_stay_near_the_ends_of_their_lines(new_study: Any, tmp_path: Path) -> None:
+    study = new_study()
+    for index in range(8):
+        study.add(0.9 + 0.001 * index, 1000 * (index + 1), curve=(0.1, 0.9 + 0.001 * index))
+    curves = gather_curves(tmp_path / "s", front(load_frame(tmp_path / "s")))
+    labels = [note.text for note in draw_curves(curves).layout.annotations]
+    assert labels == ["#7"]
+    assert all(math.isnan(curve.label_y) or abs(curve.label_y - curve.accuracy[-1]) < 2 for curve in curves)
+
+
+def test_rungs_stand_in_for_a_curve_that_is_gone(typical_study: Any, tmp_path: Path) -> None:
+    findings = load_findings(tmp_path / "s")
+    (typical_study.store.trial_dir(3) / "curve.jsonl").unlink()
+    curves = {curve.trial: curve for curve in gather_curves(tmp_path / "s", findings.members, findings.rungs)}
+    assert (curves[3].epochs, curves[3].accuracy) == ([1], [pytest.approx(50)])
+
+
+def test_stopped_trials_end_in_a_cross(typical_study: Any, tmp_path: Path) -> None:
+    findings = load_findings(tmp_path / "s")
+    stopped = gather_stopped(findings.frame, findings.rungs)
+    assert stopped == [[(1, pytest.approx(99))]]
+    figure = draw_curves(gather_curves(tmp_path / "s", findings.members), stopped)
+    assert figure.data[1].name == "stopped early"
+    assert (figure.data[1].marker.symbol, list(figure.data[1].x)) == ("x-thin", [1])
+
+
+def test_volume_over_seconds(new_study: Any, tmp_path: Path) -> None:
+    study = new_study()
+    for accuracy in (0.5, 0.7, 0.9):
+        study.add(accuracy, 1000)
+    plot = gather_time(load_frame(tmp_path / "s"))
+    assert plot is not None
+    assert plot.device_seconds == [2, 4, 6]
+    assert plot.wall_seconds == []  # this ledger holds no times
+    (line,) = draw_time(plot).data
+    assert list(line.x) == [2, 4, 6]
+    assert line.y[-1] == plot.values[-1] > plot.values[0]
+
+
+def test_a_front_of_ties_is_thinned_too(new_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "MAX_POINTS", 5)
+    monkeypatch.setattr(plots, "MAX_MEMBERS", 3)
+    study = new_study()
+    for _ in range(20):
+        study.add(0.5, 1000)
+    plot = gather_front_plot(load_frame(tmp_path / "s"))
+    assert plot is not None
+    assert len(plot.front.x) == 3
+    assert plot.num_left_out == 20 - sum(len(points.x) for points in plot.groups.values()) > 10
+    assert f"{plot.num_left_out} trials left out for clarity" in {
+        note.text for note in draw_front_plot(plot).layout.annotations
+    }
 
 
 def test_more_members_than_curves(new_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

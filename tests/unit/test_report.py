@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,9 @@ from results.findings import Findings, load_findings, primary_cost, validation_i
 from results.frame import load_frame
 from results.records import Ended
 from results.report import write_report
+from results.report_figures import accuracy_figures
 from results.store import StoreError
+from results.test_ledger import TestedRun, add_score, open_look
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "base"}
 
@@ -195,3 +198,87 @@ def test_why_a_search_ended_is_told_and_not_once_it_goes_on(typical_study: Any, 
     assert "The search ended: its 2 hours are spent." in read_page(write_report(tmp_path / "s")).text
     typical_study.add(0.5, 300_000)
     assert "The search ended" not in read_page(write_report(tmp_path / "s")).text
+
+
+def test_what_must_be_alike_to_compare_is_on_the_page(typical_study: Any, tmp_path: Path) -> None:
+    text = read_page(write_report(tmp_path / "s")).text
+    for words in ("device cpu", "machine a CPU", "seed 0", "data digits, fingerprint ab", "recipe 2 epochs"):
+        assert words in text
+
+
+def test_baselines_stand_on_the_same_axes(typical_study: Any, tmp_path: Path) -> None:
+    rows = "name,macs,params,val_accuracy\ntimm:vit_tiny,500000,40000,0.93\ntimm:untrained,300000,20000,\n"
+    (tmp_path / "s" / "baselines.csv").write_text(rows, encoding="utf-8")
+    findings = load_findings(tmp_path / "s")
+    drawn = {one.name: one.figure for one in accuracy_figures(findings)}
+    for name, cost in (("accuracy-macs", 500_000), ("accuracy-params", 40_000)):
+        (trace,) = [trace for trace in drawn[name].data if trace.name == "baselines"]
+        assert (list(trace.x), list(trace.y)) == ([cost], [pytest.approx(93)])
+        assert "timm:untrained" in {note.text for note in drawn[name].layout.annotations}
+    # No throughput is on record for them.
+    assert "baselines" not in {trace.name for trace in drawn["accuracy-throughput_ips"].data}
+
+
+def test_a_network_of_timm_among_the_records_is_named(new_study: Any, tmp_path: Path) -> None:
+    new_study().add(0.9, 1000, source="timm:vit_tiny")
+    (drawn,) = (one.figure for one in accuracy_figures(load_findings(tmp_path / "s")) if one.name == "accuracy-macs")
+    assert "vit_tiny" in {note.text for note in drawn.layout.annotations}
+
+
+def test_damaged_baselines_are_told(typical_study: Any, tmp_path: Path) -> None:
+    (tmp_path / "s" / "baselines.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StoreError, match=r"baselines\.csv is damaged"):
+        write_report(tmp_path / "s")
+
+
+def test_many_reasons_are_folded(new_study: Any, tmp_path: Path) -> None:
+    study = new_study()
+    for index in range(70):
+        study.add(status="failed", error=f"reason {index:02d}")
+    page = read_page(write_report(tmp_path / "s"))
+    assert "70 trials of 70: 70 failed." in page.text
+    assert "70 reasons" in page.text
+    assert "reason 59 59" in page.text
+    assert "reason 60" not in page.text
+    assert "10 further reasons are in trials.csv." in page.text
+
+
+def test_a_long_front_is_cut_on_the_page_and_whole_in_the_file(new_study: Any, tmp_path: Path) -> None:
+    study = new_study()
+    for index in range(70):
+        study.add(0.1 + 0.01 * index, 1000 * (index + 1))
+    path = write_report(tmp_path / "s")
+    assert "The 60 cheapest of 70; all are in front.csv." in read_page(path).text
+    assert len(pd.read_csv(path.parent / "front.csv")) == 70
+
+
+def test_keys_are_buttons_that_copy_the_whole_key(new_study: Any, tmp_path: Path) -> None:
+    new_study().add(0.9, 1000, key="0123456789abcdef")
+    page = read_page(write_report(tmp_path / "s"))
+    buttons = [attrs for tag, attrs in page.tags if tag == "button"]
+    assert {attrs["data-copy"] for attrs in buttons} == {"0123456789abcdef"}
+    assert ("p", {"id": "status", "role": "status"}) in page.tags
+
+
+def test_another_format_is_one_sentence(typical_study: Any, tmp_path: Path) -> None:
+    path = tmp_path / "s" / "study.json"
+    study = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**study, "format": 99}), encoding="utf-8")
+    with pytest.raises(StoreError, match="study 's' has format 99; this version reads format 1"):
+        write_report(tmp_path / "s")
+
+
+def test_a_line_that_is_being_written_is_left_for_later(typical_study: Any, tmp_path: Path) -> None:
+    before = write_report(tmp_path / "s").read_bytes()
+    with open(tmp_path / "s" / "ledger.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"event": "finished", "trial": 9, "sta')
+    assert write_report(tmp_path / "s").read_bytes() == before
+
+
+def test_the_page_owns_up_to_a_look_at_the_test_split(typical_study: Any, tmp_path: Path) -> None:
+    assert "The test split has not been looked at." in read_page(write_report(tmp_path / "s")).text
+    open_look(tmp_path / "s", [TestedRun(3, "key00003", 0, 7, "ab")], "ab", 200, clock=lambda: 0.0)
+    add_score(tmp_path / "s", 0, 0.931, clock=lambda: 1.0)
+    text = read_page(write_report(tmp_path / "s")).text
+    assert "has not been looked at" not in text
+    assert "The test split was opened on 1970-01-01 00:00:00 UTC for trial 3 (93.1 %)." in text

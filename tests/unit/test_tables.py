@@ -13,7 +13,7 @@ from rich.console import Console
 
 from results.frame import front, load_frame
 from results.picks import pick_members
-from results.tables import rich_table, to_csv, to_markdown
+from results.tables import rich_table, to_csv, to_latex, to_markdown
 from results.units import duration, human_count, percent, plural, with_spread
 
 
@@ -108,3 +108,22 @@ def test_picks_over_throughput_take_the_fast_end_as_cheap(new_study: Any, tmp_pa
         study.add(accuracy, 1000, throughput_ips=speed)
     members = front(load_frame(tmp_path / "s"), "throughput_ips")
     assert [pick.trial for pick in pick_members(members, "throughput_ips")] == [0, 1, 1]
+
+
+def test_latex_has_the_rules_of_booktabs(typical_study: Any, tmp_path: Path) -> None:
+    lines = to_latex(front(load_frame(tmp_path / "s"))).splitlines()
+    assert lines[1:3] == [r"\begin{tabular}{rrrrrll}", r"\toprule"]
+    assert lines[4] == r"\midrule"
+    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    assert lines[6].startswith(r"2 & 90.0 \% & 200 k & 20.0 k & 5,000 & key00002 & patch 4/8")
+    assert {line.count(" & ") for line in (lines[3], *lines[5:-2])} == {6}
+    assert all(line.endswith(r"\\") for line in (lines[3], *lines[5:-2]))
+
+
+def test_latex_is_escaped(new_study: Any, tmp_path: Path) -> None:
+    study = new_study()
+    study.add(0.9, 1000, key="a_b%{$}", fusion="x & y \\ ~^#", throughput_ips=100.0, throughput_iqr=2.0)
+    text = to_latex(front(load_frame(tmp_path / "s")))
+    assert r"a\_b\%\{\$\}" in text
+    assert r"x \& y \textbackslash{} \textasciitilde{}\textasciicircum{}\#" in text
+    assert r"100 $\pm$1.0\%" in text
