@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def export(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
-    trial: Annotated[int, typer.Argument(help="Number of the trial.", min=0)],
+    trial: Annotated[str, typer.Argument(help="Number of the trial.")],
     format_: Annotated[str, typer.Option("--format", help="onnx, torch_export, safetensors or timm.")] = "onnx",
     out: Annotated[
         Path | None, typer.Option(help="File or folder to write to; without it, the study's own folder.")
@@ -31,10 +32,11 @@ def export(
     from rich.console import Console
 
     from results.store import check_study_name
-    from search.exporting import export_trial
 
-    folder = runs_dir / check_study_name(study)
-    outcome = export_trial(folder, trial, format_, out, force=force, origin=weights, pairs=pairs)
+    folder, number = runs_dir / check_study_name(study), _parse_trial(trial)
+    from search.exporting import export_trial  # seconds of imports, for a trial that can be one
+
+    outcome = export_trial(folder, number, format_, out, force=force, origin=weights, pairs=pairs)
     show_export(outcome, Console(highlight=False))
 
 
@@ -57,6 +59,14 @@ def show_export(outcome: TrialExport, console: Console) -> None:
     print(snippet(outcome.format_name, path), end="")
 
 
+def _parse_trial(text: str) -> int:
+    from crossvit_core.artefact import ExportError
+
+    if not text.isdecimal():
+        raise ExportError(f"trial {text!r} is no number of a trial; give one, as 14 (make: TRIAL=14)")
+    return int(text)
+
+
 def _agreement_lines(outcome: TrialExport) -> list[str]:
     from results.units import percent
 
@@ -77,12 +87,13 @@ def _speed_lines(outcome: TrialExport) -> list[str]:
     runtime = FORMATS[outcome.format_name].runtime
     rows = ((f"file in {runtime}", outcome.speed), ("network in torch", outcome.network_speed))
     ratio = outcome.speed.ratio / outcome.network_speed.ratio
+    spread = math.hypot(*(speed.ratio_iqr / 2 / speed.ratio for _, speed in rows))
     return [
         *(
             f"{name}: {with_spread(speed.ips, speed.iqr)} images/s, ratio {speed.ratio:.3f} "
             f"±{speed.ratio_iqr / 2 / speed.ratio:.1%}, flags: {', '.join(speed.flags) or 'none'}"
             for name, speed in rows
         ),
-        f"the file runs at {ratio:.2f} x the network's speed (one CPU thread, batches of {outcome.speed.batch_size}, "
-        "ratios to the fixed reference network timed in turn)",
+        f"the file runs at {ratio:.2f} ±{spread:.1%} x the network's speed (one CPU thread, batches of "
+        f"{outcome.speed.batch_size}, ratios to the fixed reference network timed in turn)",
     ]

@@ -6,14 +6,13 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from crossvit_core.artefact import ExportError, describe
 from crossvit_core.atomic_file import write_atomically
-from crossvit_core.data import ImageData, load_dataset
+from crossvit_core.data import ImageData
 from crossvit_core.device_info import describe_device
 from crossvit_core.export import Exported, ExportFormat, export_model, find_format, time_runner
 from crossvit_core.measure import Throughput
@@ -21,6 +20,7 @@ from crossvit_core.model import CrossViT
 from crossvit_core.train import open_split
 from crossvit_core.weights import WeightsError, load_model
 from results.store import StudyStore
+from search.retrain import open_study_data
 from search.trained import Trained, find_trained
 
 _LARGEST_SAMPLE = 512  # validation images; more would only take longer
@@ -56,7 +56,7 @@ def export_trial(
     form.check()
     trained = find_trained(study_dir, trial, origin)
     study = StudyStore.open_readonly(study_dir).study
-    data = _open_data(study, study_dir.parent)
+    data = open_study_data(study_dir)
     model = _load(trained)
     dataset = {"name": Path(data.name).name, "fingerprint": data.fingerprint}
     source = {**trained.describe(), "asked_study": study_dir.name, "asked_trial": trial, "data": dataset}
@@ -76,21 +76,6 @@ def validation_images(data: ImageData) -> Tensor:
     every = max(1, -(-len(split) // _LARGEST_SAMPLE))
     images, _ = split.batch(split.rows[::every])
     return images
-
-
-def _open_data(study: dict[str, Any], runs_dir: Path) -> ImageData:
-    """The study's data as its trials saw it. Raises ExportError if it is another by now, DataError if it is gone."""
-    asked = study["data"]
-    cache = runs_dir / ".data"
-    data = load_dataset(
-        asked["name"], image_size=tuple(asked["image_size"]), cache_dir=cache if cache.is_dir() else None
-    )
-    if data.fingerprint != asked["fingerprint"]:
-        raise ExportError(
-            f"data {asked['name']!r} is no longer what the study was trained on (fingerprint {data.fingerprint}, "
-            f"then {asked['fingerprint']}); put the old data back to verify the export on it"
-        )
-    return data
 
 
 def _load(trained: Trained) -> CrossViT:

@@ -11,6 +11,7 @@ from crossvit_core.artefact import ExportError
 from crossvit_core.config import ArchConfig, suggest
 from results.records import Asked, Finished
 from results.store import StudyStore
+from search.finalists import retrain_dir
 
 ORIGINS = ("auto", "search", "retrain")
 
@@ -36,11 +37,6 @@ class Trained:
         """Plain JSON values, without the paths of this machine."""
         fields = {name: value for name, value in asdict(self).items() if name not in ("arch", "weights")}
         return fields | {"arch_key": self.arch.key()}
-
-
-def retrain_dir(study_dir: Path) -> Path:
-    """Where the finalists of a study are retrained."""
-    return study_dir.with_name(f"{study_dir.name}-retrain")
 
 
 def find_trained(study_dir: Path, trial: int, origin: str = "auto") -> Trained:
