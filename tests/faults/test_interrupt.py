@@ -54,7 +54,7 @@ def count_asked(study: Path) -> int:
     return sum(isinstance(event, Asked) for event in StudyStore.open_readonly(study).events())
 
 
-@pytest.mark.parametrize("pause_seconds", [0.0, 0.2])
+@pytest.mark.parametrize("pause_seconds", [0.0, pytest.param(0.2, marks=pytest.mark.slow)])
 def test_ctrl_c_twice_ends_at_once_and_leaves_no_process(search: subprocess.Popen[str], pause_seconds: float) -> None:
     family = descendants(search.pid)
     assert family

@@ -63,6 +63,14 @@ def workers_of(pid: int) -> Iterator[int]:
             continue
 
 
+def kill_worker(process: subprocess.Popen[str]) -> None:
+    """Its name is not to be read at every moment: a title of Ray's for each call, and one in between."""
+    deadline = time.monotonic() + 60
+    while not (workers := list(workers_of(process.pid))):
+        assert time.monotonic() < deadline, "no worker is at a trial"
+    os.kill(workers[0], signal.SIGKILL)
+
+
 def gone_within(pids: list[int], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while any(is_alive(pid) for pid in pids):
@@ -82,10 +90,7 @@ def is_alive(pid: int) -> bool:
 def test_a_worker_that_is_killed_says_nothing_on_standard_output(tmp_path: Path) -> None:
     process = start(tmp_path, "--trials", "6", "--epochs", "3")
     wait_for_outcomes(tmp_path, 1, process)
-    deadline = time.monotonic() + 60
-    while not (workers := list(workers_of(process.pid))):
-        assert time.monotonic() < deadline, "no worker is at a trial"
-    os.kill(workers[0], signal.SIGKILL)
+    kill_worker(process)
     output, errors = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 0, errors
     assert "raylet" not in output
@@ -106,7 +111,7 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(tmp_path: Pa
     while not any(isinstance(event, Rung) for event in events_in(study)):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(next(workers_of(process.pid)), signal.SIGKILL)
+    kill_worker(process)
     assert_ends_well(process)
     scores = [
         [(o.trial, o.arch_key, o.metrics["val_loss"], o.metrics["train_loss"], o.error) for o in outcomes_in(folder)]

@@ -30,7 +30,7 @@ PLAN = Plan(TrainRecipe(), Path("unused"), None)
 QUIET = {1: "missing", 2: "nan", 4: "raise", 6: "oom_in_company", 8: "oom", 10: "text"}
 FAULTS: dict[str, dict[int, str]] = {
     "in-process": QUIET,
-    "processes": {**QUIET, 3: "kill_once", 5: "kill", 7: "vanish"},
+    "processes": {**QUIET, 3: "kill_once", 7: "vanish"},
     "ray": {1: "missing", 2: "nan", 3: "kill_once", 4: "raise", 6: "oom_in_company"},
     "ray-slow": {**QUIET, 3: "kill_once", 5: "kill", 7: "vanish"},
 }

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from results.frame import front, load_frame
 from results.store import StoreError
+from search.executors.local import InProcessExecutor
 from search.executors.sizing import make_executor
-from search.study import Study, resolve_study
+from search.study import Study, resolve_study, run_study
 from search.study_config import StudyConfig, StudyConfigError
+from search.synthetic import SyntheticEvaluation
 from space import SpaceError
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "small_digits"
 
 SPACE = """\
 name: mine
@@ -115,3 +121,14 @@ def test_a_deterministic_search_has_rounds_of_its_workers_and_says_what_it_canno
     study = resolve(tmp_path, space="smoke", deterministic=True, workers=3, objectives=("val_accuracy", "macs"))
     assert not study.notes
     assert resolve(tmp_path, space="smoke", workers=3).round_size == 0
+
+
+def test_a_study_of_the_first_version_is_gone_on_with(tmp_path: Path) -> None:
+    """The reference study was written before studies had stopping rules, rounds, budgets, and times of events."""
+    shutil.copytree(REFERENCE, tmp_path / "runs" / "small-digits")
+    before = front(load_frame(REFERENCE))
+    session = run_study(resolve(tmp_path, trials=81), InProcessExecutor(SyntheticEvaluation()))
+    assert [outcome.trial for outcome in session.outcomes] == list(range(81))
+    after = load_frame(tmp_path / "runs" / "small-digits")
+    assert set(front(after[after["trial"] < 80])["trial"]) == set(before["trial"])
+    assert after["arch_key"].is_unique
