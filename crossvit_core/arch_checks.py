@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from crossvit_core.config import (
     FUSION_NAMES,
@@ -14,18 +13,18 @@ from crossvit_core.config import (
     BranchConfig,
     EncoderConfig,
     HeadConfig,
-    Size,
-    is_number,
-    nearest_count,
-    suggest,
 )
+from crossvit_core.exshortcut_config import exshortcut_violations
+from crossvit_core.fields import Size, check_count, check_name, is_count, is_number
+from crossvit_core.residual_config import ResidualAttentionConfig, residual_violations
+from crossvit_core.vitae_checks import conv_path_violations, dilation_violations, window_violations
 
 
 def violations(arch: ArchConfig) -> list[str]:
     """See ``ArchConfig.violations``."""
     problems: list[str] = []
     for name, value in (("in_channels", arch.in_channels), ("num_classes", arch.num_classes)):
-        problems += _check_count(name, value, minimum=1)
+        problems += check_count(name, value, minimum=1)
     problems += _size_violations("image_size", arch.size)
     strangers = _part_violations(arch)
     if strangers:
@@ -38,7 +37,11 @@ def violations(arch: ArchConfig) -> list[str]:
         problems += _branch_violations(f"branch {index}", branch)
     for index, encoder in enumerate(arch.encoders):
         problems += _encoder_violations(f"encoder {index}", encoder, arch)
-    problems += _check_name("head.kind", arch.head.kind, HEAD_NAMES)
+    problems += check_name("head.kind", arch.head.kind, HEAD_NAMES)
+    if arch.head.kind == "exshortcut":
+        problems += exshortcut_violations(arch)
+    if arch.residual_attention.is_on:
+        problems += residual_violations(arch)
     return problems
 
 
@@ -49,10 +52,11 @@ def _part_violations(arch: ArchConfig) -> list[str]:
         ("branch", arch.branches, BranchConfig),
         ("encoder", arch.encoders, EncoderConfig),
         ("head", (arch.head,), HeadConfig),
+        ("residual_attention", (arch.residual_attention,), ResidualAttentionConfig),
     ):
         for index, part in enumerate(parts):
             if not isinstance(part, cls):
-                where = name if cls is HeadConfig else f"{name} {index}"
+                where = f"{name} {index}" if cls in (BranchConfig, EncoderConfig) else name
                 problems.append(
                     f"{where} must be {cls.__name__}, got {part!r}; ArchConfig.from_dict makes it of plain data"
                 )
@@ -66,9 +70,11 @@ def _size_violations(where: str, size: Size) -> list[str]:
 
 
 def _branch_violations(where: str, branch: BranchConfig) -> list[str]:
-    problems = _check_name(f"{where}: stem", branch.stem, STEM_NAMES)
-    counts = {name: getattr(branch, name) for name in ("patch_size", "embed_dim", "num_heads")}
-    bad = [p for name, value in counts.items() for p in _check_count(f"{where}: {name}", value, minimum=1)]
+    problems = check_name(f"{where}: stem", branch.stem, STEM_NAMES)
+    bad: list[str] = []
+    for name in ("patch_size", "embed_dim", "num_heads"):
+        if not is_count(getattr(branch, name), 1):
+            bad += check_count(f"{where}: {name}", getattr(branch, name), minimum=1)
     bad += _size_violations(f"{where}: image_size", branch.size)
     if not is_number(branch.mlp_ratio):
         bad.append(f"{where}: mlp_ratio must be a finite number, got {branch.mlp_ratio!r}; use one such as 4")
@@ -84,9 +90,10 @@ def _branch_violations(where: str, branch: BranchConfig) -> list[str]:
         problems.append(
             f"{where}: mlp_ratio {branch.mlp_ratio} gives no hidden width; use at least {_least_ratio(width)}"
         )
-    if branch.stem == "conv":
+    if branch.stem in ("conv", "reduction"):
         problems += _conv_stem_violations(where, branch)
-    return problems
+    problems += dilation_violations(where, branch.stem_dilations)
+    return problems + conv_path_violations(where, branch)
 
 
 def _least_ratio(width: int) -> float:
@@ -111,10 +118,11 @@ def _conv_stem_violations(where: str, branch: BranchConfig) -> list[str]:
         lower = next(p for p in range(branch.patch_size, 0, -1) if _is_smooth(p))
         upper = next(p for p in range(branch.patch_size, 2 * branch.patch_size + 1) if _is_smooth(p))
         problems.append(
-            f"{where}: the conv stem needs a patch_size of 2^a*3^b, got {branch.patch_size}; use {lower} or {upper}"
+            f"{where}: the {branch.stem} stem needs a patch_size of 2^a*3^b, got {branch.patch_size}; "
+            f"use {lower} or {upper}"
         )
     if branch.embed_dim < 4:
-        problems.append(f"{where}: the conv stem needs embed_dim of at least 4, got {branch.embed_dim}; use 4")
+        problems.append(f"{where}: the {branch.stem} stem needs embed_dim of at least 4, got {branch.embed_dim}; use 4")
     return problems
 
 
@@ -126,9 +134,9 @@ def _is_smooth(number: int) -> bool:
 
 
 def _encoder_violations(where: str, encoder: EncoderConfig, arch: ArchConfig) -> list[str]:
-    problems = _check_name(f"{where}: fusion", encoder.fusion, FUSION_NAMES)
-    problems += _check_name(f"{where}: fusion_reading", encoder.fusion_reading, FUSION_READINGS)
-    problems += _check_count(f"{where}: fusion_depth", encoder.fusion_depth, minimum=1)
+    problems = check_name(f"{where}: fusion", encoder.fusion, FUSION_NAMES)
+    problems += check_name(f"{where}: fusion_reading", encoder.fusion_reading, FUSION_READINGS)
+    problems += check_count(f"{where}: fusion_depth", encoder.fusion_depth, minimum=1)
     if not isinstance(encoder.identity_maps, bool):
         problems.append(f"{where}: identity_maps must be true or false, got {encoder.identity_maps!r}; use false")
     if len(encoder.depths) != len(arch.branches):
@@ -137,17 +145,8 @@ def _encoder_violations(where: str, encoder: EncoderConfig, arch: ArchConfig) ->
             f"{len(arch.branches)} branches; give one per branch"
         )
     for index, depth in enumerate(encoder.depths):
-        problems += _check_count(f"{where}: depths.{index}", depth, minimum=0)
+        if not is_count(depth, 0):
+            problems += check_count(f"{where}: depths.{index}", depth, minimum=0)
     if len(arch.branches) == 1 and encoder.fusion != "none":
         problems.append(f"{where}: fusion {encoder.fusion!r} needs two branches, there is one; use 'none'")
-    return problems
-
-
-def _check_name(where: str, value: Any, known: tuple[str, ...]) -> list[str]:
-    return [] if value in known else [f"{where} {value!r} is unknown; {suggest(str(value), known)}"]
-
-
-def _check_count(where: str, value: Any, *, minimum: int) -> list[str]:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= minimum:
-        return []
-    return [f"{where} must be an integer of at least {minimum}, got {value!r}; use {nearest_count(value, minimum)}"]
+    return problems + window_violations(where, encoder, len(arch.branches))

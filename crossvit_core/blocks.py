@@ -6,11 +6,14 @@ triples the time until a worker process is ready.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossvit_core import cost
 from crossvit_core.lean import linear
+from crossvit_core.residual_attention import Link, attend
 
 NORM_EPS = 1e-6  # the published networks'; torch's default is 1e-5
 
@@ -71,14 +74,20 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.scale = (width // heads) ** -0.5
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, queries: Tensor | None = None, lean: bool = False) -> Tensor:
-        """(B, T, C) -> (B, T, C), or (B, Q, C) for ``queries`` of (B, Q, C) that attend to ``x``."""
+    def forward(self, x: Tensor, queries: Tensor | None = None, lean: bool = False, link: Link | None = None) -> Any:
+        """(B, T, C) -> (B, T, C), or (B, Q, C) for ``queries`` of (B, Q, C) that attend to ``x``.
+
+        As a ``link`` of a chain it gives that and what it hands on (``crossvit_core.residual_attention``).
+        """
         q, k, v = (split_heads(part, self.heads) for part in self._project(x, queries, lean))
-        merged = merge_heads(F.scaled_dot_product_attention(q, k, v))
-        return linear(self.proj, merged) if lean else self.proj(merged)
+        found, carried = attend(q, k, v, self.scale, link) if link else (F.scaled_dot_product_attention(q, k, v), None)
+        merged = merge_heads(found)
+        out = linear(self.proj, merged) if lean else self.proj(merged)
+        return (out, carried) if link else out
 
     def _project(self, x: Tensor, queries: Tensor | None, lean: bool) -> tuple[Tensor, ...]:
         if queries is None:
@@ -111,7 +120,11 @@ class AttentionBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block of ViT (paper section 3.1): ``y = x + MSA(LN(x))``, then ``y + FFN(LN(y))``."""
+    """A transformer block of ViT (paper section 3.1): ``y = x + MSA(LN(x))``, then ``y + FFN(LN(y))``.
+
+    ``conv_path``, if set, maps tokens to tokens beside attention (ViTAEv2): ``y = x + MSA(LN(x)) + conv_path(x)``. It
+    gives the class token nothing.
+    """
 
     cost = staticmethod(cost.block_cost)
 
@@ -123,16 +136,23 @@ class Block(nn.Module):
         self.norm2 = norm_layer(width)
         self.mlp = Mlp(width, mlp_dim)
         self.drop_path2 = drop_path_layer(drop_path)
+        self.conv_path: nn.Module | None = None
 
-    def forward(self, x: Tensor, class_only: bool = False, lean: bool = False) -> Tensor:
+    def forward(self, x: Tensor, class_only: bool = False, lean: bool = False, link: Link | None = None) -> Any:
         """(B, T, C) -> (B, T, C), or its first row alone, (B, 1, C), at the cost of that row.
 
-        ``lean`` writes the outcome over ``x``; see ``crossvit_core.lean``.
+        ``lean`` writes the outcome over ``x``; see ``crossvit_core.lean``. As a ``link`` of a chain it gives that and
+        what its attention hands on.
         """
         normed = self.norm1(x)
         queries = normed[:, :1] if class_only else None
-        x = _add(x[:, :1] if class_only else x, self.drop_path1(self.attn(normed, queries, lean)), lean)
-        return _add(x, self.drop_path2(self.mlp(self.norm2(x), lean)), lean)
+        attended, carried = self.attn(normed, queries, lean, link) if link else (self.attn(normed, queries, lean), None)
+        change = self.drop_path1(attended)
+        if self.conv_path is not None and not class_only:
+            change = change + self.drop_path1(self.conv_path(x))
+        x = _add(x[:, :1] if class_only else x, change, lean)
+        x = _add(x, self.drop_path2(self.mlp(self.norm2(x), lean)), lean)
+        return (x, carried) if link else x
 
 
 def _add(x: Tensor, change: Tensor, lean: bool) -> Tensor:

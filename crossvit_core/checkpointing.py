@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from crossvit_core.blocks import AttentionBlock, Block
 from crossvit_core.cross_attention import CrossAttentionBlock
+from crossvit_core.parallel_conv import frozen_statistics
 
 
 class _Checkpointed(nn.Module):
@@ -18,7 +20,11 @@ class _Checkpointed(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return super().forward(*args, **kwargs)
-        return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
+        return checkpoint(super().forward, *args, use_reentrant=False, context_fn=self._contexts, **kwargs)
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Of the forward pass, and of the one that repeats it, from which averages of batches learn nothing."""
+        return nullcontext(), frozen_statistics(self)
 
 
 class CheckpointedBlock(_Checkpointed, Block):

@@ -7,40 +7,22 @@ the files on disk. This module imports nothing but the standard library.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Size = tuple[int, int]
+from crossvit_core.fields import ArchError, Size, as_size, as_tuple, is_number, suggest
+from crossvit_core.residual_config import ResidualAttentionConfig
 
-STEM_NAMES = ("linear", "conv")
+STEM_NAMES = ("linear", "conv", "reduction")
+CONV_INITS = ("published", "zero")
 FUSION_NAMES = ("none", "all_attention", "class_token", "pairwise", "cross_attention")
 FUSION_READINGS = ("published", "patches")
-HEAD_NAMES = ("class_token",)
+HEAD_NAMES = ("class_token", "exshortcut")
 
-_STACKABLE_FUSIONS = ("all_attention", "cross_attention")
-
-
-class ArchError(ValueError):
-    """An architecture that cannot be built; the message lists every violation."""
-
-
-def as_size(value: int | Iterable[int]) -> Size:
-    """An image side, or a (height, width) pair, as (height, width) in pixels."""
-    if isinstance(value, bool):
-        raise ArchError(f"image_size {value!r} is not a number of pixels; use an int or [height, width]")
-    if isinstance(value, int):
-        return (value, value)
-    sides = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
-    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
-        number = None if sides else nearest_count(value, 0)
-        nearest = f", such as {number}," if number else ""
-        raise ArchError(f"image_size {value!r} is not a size; use an int{nearest} or [height, width]")
-    return (sides[0], sides[1])
+STACKABLE_FUSIONS = ("all_attention", "cross_attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +31,11 @@ class BranchConfig:
 
     ``image_size`` is in pixels; a branch resizes the input to it (the paper feeds 240 to the small-patch branch and
     224 to the large-patch one). ``mlp_ratio`` is the hidden width of the FFN over ``embed_dim``.
+
+    The other fields are ViTAEv2's. ``stem_dilations``: of the first convolutions of the ``reduction`` stem. With
+    ``conv_path`` every block has grouped convolutions beside its attention: ``conv_channels_per_group`` of
+    ``embed_dim``, ``conv_ratio`` times it inside, ``conv_depth`` of them (2 or 3, the paper's), of which the last
+    starts as torch starts convolutions (``conv_init`` "published") or at "zero".
     """
 
     image_size: int | Size
@@ -57,11 +44,20 @@ class BranchConfig:
     num_heads: int
     mlp_ratio: float = 4.0
     stem: str = "linear"
+    stem_dilations: tuple[int, ...] = (1, 2, 3, 4)
+    conv_path: bool = False
+    conv_channels_per_group: int = 4
+    conv_ratio: float = 4.0
+    conv_depth: int = 3
+    conv_init: str = "published"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_size(self.image_size))
-        if is_number(self.mlp_ratio):  # anything else is told by ``violations``
-            object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
+        dilations = as_tuple("stem_dilations", self.stem_dilations, "[1, 2, 3, 4]")
+        object.__setattr__(self, "stem_dilations", dilations)
+        for name in ("mlp_ratio", "conv_ratio"):
+            if is_number(getattr(self, name)):  # anything else is told by ``violations``
+                object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def size(self) -> Size:
@@ -87,6 +83,11 @@ class BranchConfig:
     def mlp_dim(self) -> int:
         return int(self.embed_dim * self.mlp_ratio)
 
+    @property
+    def conv_dim(self) -> int:
+        """Channels inside the convolutions beside attention."""
+        return int(self.embed_dim * self.conv_ratio)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
@@ -95,7 +96,8 @@ class EncoderConfig:
     ``fusion_depth`` is the paper's L. For L >= 2 ``fusion_reading`` chooses between the released code, where every
     later cross-attention block sees the class token alone (``published``), and one that keeps the other branch's
     patches as keys (``patches``). ``identity_maps`` leaves out the maps between branches of equal width, as row B of
-    the paper's Table 7 did.
+    the paper's Table 7 did. ``windows[i]`` is the side, in patches, of the windows that the patches of branch i attend
+    within (ViTAEv2), 0 for attention to all; empty is 0 for every branch.
     """
 
     depths: tuple[int, ...]
@@ -103,16 +105,42 @@ class EncoderConfig:
     fusion_depth: int = 1
     fusion_reading: str = "published"
     identity_maps: bool = False
+    windows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", _as_tuple("depths", self.depths, "[1, 4]: the blocks of every branch"))
+        windows = as_tuple("windows", self.windows, "[4, 0]: a side for every branch, 0 for attention to all")
+        object.__setattr__(self, "windows", windows if any(windows) else ())
+        object.__setattr__(self, "depths", as_tuple("depths", self.depths, "[1, 4]: the blocks of every branch"))
+
+    def window_side(self, branch: int) -> int:
+        """The side of a branch's windows in patches; 0 for attention to all."""
+        return self.windows[branch] if self.windows else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The classifier. ``class_token``: one linear map per branch on its class token, logits averaged (the paper)."""
+    """The classifier. ``class_token``: one linear map per branch on its class token, logits averaged (the paper).
+
+    ``exshortcut`` adds to those logits what ``taps`` say of the tokens of earlier encoders (ExMobileViT): each tap
+    ``(k, b)`` norms the tokens of branch b after encoder k, both counted from 0, pools them (``pool``: the "mean" of
+    the patches, "cls", or "both" side by side) and maps that to logits. With ``project`` it goes through a linear map
+    to ``mu`` times the branch's width, norm and SiLU "after" pooling or, as in the paper, "before". A tap of an encoder
+    that is not there, or is the last, is none. Taps start at "zero", as the plain head, or "normal" (``init``).
+    """
 
     kind: str = "class_token"
+    taps: tuple[tuple[int, int], ...] = ()
+    pool: str = "mean"
+    project: str = "none"
+    mu: float = 1.0
+    init: str = "zero"
+
+    def __post_init__(self) -> None:
+        taps = as_tuple("taps", self.taps, "[[0, 1]]: pairs of encoder and branch; [] for none")
+        pairs = tuple(tuple(tap) if isinstance(tap, (list, tuple)) else tap for tap in taps)
+        object.__setattr__(self, "taps", pairs)
+        if is_number(self.mu):  # anything else is told by ``violations``
+            object.__setattr__(self, "mu", float(self.mu))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +153,12 @@ class ArchConfig:
     in_channels: int = 3
     num_classes: int = 1000
     head: HeadConfig = field(default_factory=HeadConfig)
+    residual_attention: ResidualAttentionConfig = field(default_factory=ResidualAttentionConfig)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_size(self.image_size))
-        object.__setattr__(self, "branches", _as_tuple("branches", self.branches, "a list of BranchConfig"))
-        object.__setattr__(self, "encoders", _as_tuple("encoders", self.encoders, "a list of EncoderConfig"))
+        object.__setattr__(self, "branches", as_tuple("branches", self.branches, "a list of BranchConfig"))
+        object.__setattr__(self, "encoders", as_tuple("encoders", self.encoders, "a list of EncoderConfig"))
 
     @property
     def size(self) -> Size:
@@ -151,7 +180,9 @@ class ArchConfig:
 
     def key(self) -> str:
         """Twelve hexadecimal digits that name the function: equal for two descriptions of one network."""
-        text = json.dumps(_canonical(self), sort_keys=True, separators=(",", ":"))
+        from crossvit_core.canonical import canonical  # which imports this module
+
+        text = json.dumps(canonical(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,21 +200,14 @@ class ArchConfig:
             if not isinstance(items, (list, tuple)):
                 raise ArchError(f"{name} must be a list, got {items!r}")
             values[name] = tuple(_build(part, item, f"{name}.{index}") for index, item in enumerate(items))
-        if "head" in values:
-            values["head"] = _build(HeadConfig, values["head"], "head")
+        singles: dict[str, type] = {"head": HeadConfig, "residual_attention": ResidualAttentionConfig}
+        for name in singles.keys() & values.keys():
+            values[name] = _build(singles[name], values[name], name)
         return _build(cls, values, "architecture")
 
     def replace(self, **changes: Any) -> ArchConfig:
         """A copy with the given fields changed."""
         return dataclasses.replace(self, **changes)
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """'known: a, b', led by the nearest known name when there is one: the tail of an error message."""
-    options = sorted(known)
-    near = difflib.get_close_matches(name, options, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}known: {', '.join(options)}"
 
 
 def _build(cls: type, data: Any, where: str) -> Any:
@@ -217,76 +241,12 @@ def _to_dict(config: Any) -> dict[str, Any]:
         elif dataclasses.is_dataclass(value):
             value = _to_dict(value)
         elif isinstance(value, tuple):
-            value = [_to_dict(item) if dataclasses.is_dataclass(item) else item for item in value]
+            value = [_to_plain(item) for item in value]
         out[spec.name] = value
     return out
 
 
-# What fields accept --------------------------------------------------------------------------------------------------
-
-
-def nearest_count(value: Any, minimum: int) -> int:
-    """The integer of at least ``minimum`` that comes nearest to what was given; ``minimum`` if that is no number."""
-    try:
-        return max(round(float(value)), minimum)
-    except (TypeError, ValueError, OverflowError):
-        return minimum
-
-
-def is_number(value: Any) -> bool:
-    """A finite int or float; True and False are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _as_tuple(name: str, value: Any, example: str) -> tuple[Any, ...]:
-    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
-        raise ArchError(f"{name} must be a list, got {value!r}; use {example}")
-    return tuple(value)
-
-
-# Canonical form ------------------------------------------------------------------------------------------------------
-
-
-def _canonical(arch: ArchConfig) -> dict[str, Any]:
-    """``to_dict`` with everything folded that cannot change the function computed."""
-    encoders = _merge_unfused([_fold_encoder(encoder, arch) for encoder in arch.encoders])
-    branches = [_fold_branch(branch, index, encoders) for index, branch in enumerate(arch.branches)]
-    return _to_dict(arch.replace(encoders=tuple(encoders), branches=tuple(branches)))
-
-
-def _fold_encoder(encoder: EncoderConfig, arch: ArchConfig) -> EncoderConfig:
-    equal_widths = len({branch.embed_dim for branch in arch.branches}) < len(arch.branches)
-    changes: dict[str, Any] = {}
-    if encoder.fusion not in _STACKABLE_FUSIONS:
-        changes["fusion_depth"] = 1
-    if encoder.fusion != "cross_attention" or encoder.fusion_depth == 1:
-        changes["fusion_reading"] = "published"
-    if encoder.fusion != "cross_attention" or not equal_widths:
-        changes["identity_maps"] = False
-    return dataclasses.replace(encoder, **changes)
-
-
-def _merge_unfused(encoders: list[EncoderConfig]) -> list[EncoderConfig]:
-    """Blocks that no fusion separates are one run of blocks: an encoder without fusion joins the next one."""
-    merged: list[EncoderConfig] = []
-    for encoder in encoders:
-        if merged and merged[-1].fusion == "none":
-            before = merged.pop()
-            depths = tuple(a + b for a, b in zip(before.depths, encoder.depths))
-            encoder = dataclasses.replace(encoder, depths=depths)
-        merged.append(encoder)
-    if len(merged) > 1 and merged[-1].fusion == "none" and not any(merged[-1].depths):
-        merged.pop()
-    return merged
-
-
-def _fold_branch(branch: BranchConfig, index: int, encoders: list[EncoderConfig]) -> BranchConfig:
-    """A branch without blocks has no FFN; one that no attention runs in has no heads."""
-    without_blocks = all(encoder.depths[index] == 0 for encoder in encoders)
-    without_attention = without_blocks and not any(encoder.fusion in _STACKABLE_FUSIONS for encoder in encoders)
-    changes: dict[str, Any] = {}
-    if without_blocks:
-        changes["mlp_ratio"] = 4.0
-    if without_attention:
-        changes["num_heads"] = 1
-    return dataclasses.replace(branch, **changes)
+def _to_plain(item: Any) -> Any:
+    if dataclasses.is_dataclass(item):
+        return _to_dict(item)
+    return list(item) if isinstance(item, tuple) else item

@@ -6,13 +6,15 @@ from typing import NamedTuple
 
 
 class ConvLayer(NamedTuple):
-    """One square convolution with bias."""
+    """One square convolution with bias; the fields stand in the order of ``torch.nn.Conv2d``."""
 
     inputs: int
     outputs: int
     kernel: int
     stride: int
     padding: int
+    dilation: int = 1
+    groups: int = 1
 
 
 def conv_stem_layers(patch_size: int, in_channels: int, width: int) -> tuple[ConvLayer, ...]:

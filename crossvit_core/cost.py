@@ -12,7 +12,8 @@ The convention, the same everywhere in the suite:
 The first three are of the network as the paper writes it, so that all architectures compare on its terms. The modules
 compute some of it in cheaper, equal forms (``crossvit_core.fusion``): attention of one query needs no keys and values,
 and after the last encoder nobody reads patches. ``executed_macs`` counts those forms; where a part runs as it is
-written, which is everywhere else, it equals ``macs``.
+written, which is everywhere else, it equals ``macs``. Not counted is what chains of residual attention execute beyond
+that to train in concatenated form, on a processor, over many tokens (``crossvit_core.residual_attention``).
 
 A cost function stands here for every module that another file of this folder defines; the module refers to it as its
 ``cost``. Counts compose: a ``Cost`` carries the costs of its parts under their names in the state dict.
@@ -26,6 +27,7 @@ from typing import NamedTuple
 
 from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig, Size
 from crossvit_core.conv_stem import ConvLayer, conv_stem_layers
+from crossvit_core.exshortcut_config import taps_cost
 from crossvit_core.layer_cost import (
     CACHED,
     Cost,
@@ -40,6 +42,8 @@ from crossvit_core.layer_cost import (
     self_attention_cost,
     total,
 )
+from crossvit_core.residual_config import alpha_sizes
+from crossvit_core.vitae_cost import reduction_stem_cost, vitae_block_cost, window_on
 
 
 class Stream(NamedTuple):
@@ -60,15 +64,18 @@ def count_cost(arch: ArchConfig) -> Cost:
     mlp_dims = [branch.mlp_dim for branch in arch.branches]
     last = len(arch.encoders) - 1
     for index, encoder in enumerate(arch.encoders):
-        parts |= _encoder_parts(f"blocks.{index}", encoder, streams, mlp_dims, index == last)
+        parts |= _encoder_parts(f"blocks.{index}", encoder, arch.branches, streams, mlp_dims, index == last)
     for index, branch in enumerate(arch.branches):
         parts[f"norm.{index}"] = norm_cost(branch.embed_dim)
-    parts |= HEAD_COSTS[arch.head.kind](tuple(branch.embed_dim for branch in arch.branches), arch.num_classes)
+    parts |= HEAD_COSTS[arch.head.kind](arch)
+    if arch.residual_attention.is_on:
+        parts |= residual_attention_cost(arch)
     return total(parts)
 
 
 def _embedding_parts(index: int, branch: BranchConfig, in_channels: int) -> dict[str, Cost]:
-    stem = STEM_COSTS[branch.stem](branch.size, branch.patch_size, in_channels, branch.embed_dim)
+    geometry = (branch.size, branch.patch_size, in_channels, branch.embed_dim)
+    stem = STEM_COSTS[branch.stem](*geometry, branch.stem_dilations)
     return {
         f"pos_embed_{index}": parameter_cost(branch.num_tokens * branch.embed_dim),
         f"cls_token_{index}": parameter_cost(branch.embed_dim),
@@ -77,34 +84,47 @@ def _embedding_parts(index: int, branch: BranchConfig, in_channels: int) -> dict
 
 
 def _encoder_parts(
-    prefix: str, encoder: EncoderConfig, streams: tuple[Stream, ...], mlp_dims: list[int], class_only: bool
+    prefix: str,
+    encoder: EncoderConfig,
+    branches: tuple[BranchConfig, ...],
+    streams: tuple[Stream, ...],
+    mlp_dims: list[int],
+    class_only: bool,
 ) -> dict[str, Cost]:
     """``class_only``: only class rows are read afterwards, so only those are executed where a form allows it."""
     parts: dict[str, Cost] = {}
     skips_patches = class_only and encoder.fusion not in READS_PATCHES
     for b, (stream, mlp_dim, depth) in enumerate(zip(streams, mlp_dims, encoder.depths)):
-        block = block_cost(*stream, mlp_dim)
+        plain = not (branches[b].conv_path or encoder.windows)
+        block = block_cost(*stream, mlp_dim) if plain else _vitae_block(branches[b], encoder.window_side(b))
         for d in range(depth):
             parts[f"{prefix}.blocks.{b}.{d}"] = block
         if skips_patches and depth:
-            parts[f"{prefix}.blocks.{b}.{depth - 1}"] = class_row_block_cost(*stream, mlp_dim)
+            row = class_row_block_cost(*stream, mlp_dim)
+            parts[f"{prefix}.blocks.{b}.{depth - 1}"] = row if plain else block.executing(row.executed_macs)
     for name, cost in FUSION_COSTS[encoder.fusion](streams, encoder, class_only).items():
         parts[f"{prefix}.{name}"] = cost
     return parts
 
 
-# Stems: (size, patch_size, in_channels, width) -> Cost ----------------------------------------------------------------
+def _vitae_block(branch: BranchConfig, side: int) -> Cost:
+    return vitae_block_cost(branch, window_on(branch.grid, side))
+
+
+# Stems: (size, patch_size, in_channels, width, dilations) -> Cost -----------------------------------------------------
 
 
 @lru_cache(CACHED)
-def linear_stem_cost(size: Size, patch_size: int, in_channels: int, width: int) -> Cost:
+def linear_stem_cost(
+    size: Size, patch_size: int, in_channels: int, width: int, dilations: tuple[int, ...] = ()
+) -> Cost:
     """One convolution whose kernel and stride are the patch."""
     layer = ConvLayer(in_channels, width, patch_size, patch_size, 0)
     return conv_cost(layer, size[0] // patch_size, size[1] // patch_size)
 
 
 @lru_cache(CACHED)
-def conv_stem_cost(size: Size, patch_size: int, in_channels: int, width: int) -> Cost:
+def conv_stem_cost(size: Size, patch_size: int, in_channels: int, width: int, dilations: tuple[int, ...] = ()) -> Cost:
     """The three convolutions of ``conv_stem_layers``."""
     cost, (rows, columns) = Cost(), size
     for layer in conv_stem_layers(patch_size, in_channels, width):
@@ -202,19 +222,35 @@ def widest(streams: tuple[Stream, ...]) -> Stream:
     return max(streams, key=lambda stream: stream.width)
 
 
-# Heads: (widths, num_classes) -> parts by name ------------------------------------------------------------------------
+# Heads: (arch) -> parts by name ---------------------------------------------------------------------------------------
 
 
-def class_token_head_cost(widths: tuple[int, ...], num_classes: int) -> dict[str, Cost]:
+def class_token_head_cost(arch: ArchConfig) -> dict[str, Cost]:
     """One linear map per branch."""
-    return {f"head.{i}": linear_cost(1, width, num_classes) for i, width in enumerate(widths)}
+    widths = enumerate([branch.embed_dim for branch in arch.branches])
+    return {f"head.{i}": linear_cost(1, width, arch.num_classes) for i, width in widths}
 
 
-StemCost = Callable[[Size, int, int, int], Cost]
+def exshortcut_head_cost(arch: ArchConfig) -> dict[str, Cost]:
+    """The plain head, and every tap with its own map."""
+    return class_token_head_cost(arch) | taps_cost(arch)
+
+
+def residual_attention_cost(arch: ArchConfig) -> dict[str, Cost]:
+    """Learned alphas. To mix maps is elementwise and counts nothing (see ``mixing_multiplications``)."""
+    sizes = alpha_sizes(arch).values()
+    return {"residual_attention": parameter_cost(sum(sizes))} if sizes else {}
+
+
+StemCost = Callable[[Size, int, int, int, tuple[int, ...]], Cost]
 FusionCost = Callable[[tuple[Stream, ...], EncoderConfig, bool], dict[str, Cost]]
-HeadCost = Callable[[tuple[int, ...], int], dict[str, Cost]]
+HeadCost = Callable[[ArchConfig], dict[str, Cost]]
 
-STEM_COSTS: dict[str, StemCost] = {"linear": linear_stem_cost, "conv": conv_stem_cost}
+STEM_COSTS: dict[str, StemCost] = {
+    "linear": linear_stem_cost,
+    "conv": conv_stem_cost,
+    "reduction": reduction_stem_cost,
+}
 FUSION_COSTS: dict[str, FusionCost] = {
     "none": no_fusion_cost,
     "all_attention": all_attention_cost,
@@ -223,4 +259,4 @@ FUSION_COSTS: dict[str, FusionCost] = {
     "cross_attention": cross_attention_cost,
 }
 READS_PATCHES = frozenset({"all_attention", "cross_attention"})  # fusions that make class tokens from patches
-HEAD_COSTS: dict[str, HeadCost] = {"class_token": class_token_head_cost}
+HEAD_COSTS: dict[str, HeadCost] = {"class_token": class_token_head_cost, "exshortcut": exshortcut_head_cost}

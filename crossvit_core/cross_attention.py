@@ -8,10 +8,13 @@ the key bias; the weights sum to one, so the value bias is added once.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from crossvit_core.blocks import drop_path_layer, merge_heads, norm_layer, split_heads
+from crossvit_core.residual_attention import Link, mix
 
 
 class SingleQueryAttention(nn.Module):
@@ -29,18 +32,24 @@ class SingleQueryAttention(nn.Module):
         self.wv = nn.Linear(width, width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, query: Tensor, others: Tensor) -> Tensor:
-        """What ``query`` (B, 1, C) finds in itself and in ``others`` (B, n, C), (B, 1, C)."""
+    def forward(self, query: Tensor, others: Tensor, link: Link | None = None) -> Any:
+        """What ``query`` (B, 1, C) finds in itself and in ``others`` (B, n, C), (B, 1, C).
+
+        As a ``link`` of a chain it gives that and its logits. They lack the key bias, which is the same for every
+        key, and in every mixture of logits again: the softmax cancels it there too.
+        """
         lifted = self._lift(self.wq(query))
         logits = torch.cat((lifted @ query.mT, lifted @ others.mT), dim=-1)  # (B, H, 1 + n)
-        weights = logits.softmax(dim=-1)
+        logits, weights = _weigh(logits, link)
         gathered = weights[..., :1] * query + weights[..., 1:] @ others  # (B, H, C)
-        return self.proj(self._apply_values(gathered))
+        found = self.proj(self._apply_values(gathered))
+        return (found, (logits,)) if link else found
 
-    def among(self, query: Tensor, tokens: Tensor) -> Tensor:
+    def among(self, query: Tensor, tokens: Tensor, link: Link | None = None) -> Any:
         """The same for ``query`` (B, 1, C) that is row 0 of ``tokens`` (B, 1 + n, C) already."""
-        weights = (self._lift(self.wq(query)) @ tokens.mT).softmax(dim=-1)
-        return self.proj(self._apply_values(weights @ tokens))
+        logits, weights = _weigh(self._lift(self.wq(query)) @ tokens.mT, link)
+        found = self.proj(self._apply_values(weights @ tokens))
+        return (found, (logits,)) if link else found
 
     def of_itself(self, query: Tensor) -> Tensor:
         """``forward`` without others: the softmax of one logit is one, so ``wq`` and ``wk`` do not matter."""
@@ -59,14 +68,25 @@ class SingleQueryAttention(nn.Module):
         return (found.flatten(1) + self.wv.bias).unsqueeze(1)
 
 
-def direct_attention(attn: SingleQueryAttention, x: Tensor) -> Tensor:
+def _weigh(logits: Tensor, link: Link | None) -> tuple[Tensor, Tensor]:
+    """Logits (B, H, V) of one query -> those that are handed on, (B, H, 1, V), and weights (B, H, V)."""
+    if link is None:
+        return logits, logits.softmax(dim=-1)
+    mixed = mix(logits.unsqueeze(-2), link)
+    return mixed, mixed.squeeze(-2).softmax(dim=-1).to(logits.dtype)
+
+
+def direct_attention(attn: SingleQueryAttention, x: Tensor, link: Link | None = None) -> Any:
     """Eq. 6 as written, (B, V, C) -> (B, 1, C): row 0 asks, keys and values of all rows answer.
 
-    The reference of ``SingleQueryAttention.forward``, and the form whose multiply-adds ``count_cost`` counts.
+    The reference of ``SingleQueryAttention.forward``, and the form whose multiply-adds ``count_cost`` counts. As a
+    ``link`` of a chain it gives that and its logits.
     """
     q, k, v = (split_heads(part, attn.heads) for part in (attn.wq(x[:, :1]), attn.wk(x), attn.wv(x)))
-    weights = (q @ k.mT * attn.scale).softmax(dim=-1)
-    return attn.proj(merge_heads(weights @ v))
+    logits = q @ k.mT * attn.scale
+    mixed = mix(logits, link) if link else logits
+    found = attn.proj(merge_heads(mixed.softmax(dim=-1).to(v.dtype) @ v))
+    return (found, (mixed,)) if link else found
 
 
 class CrossAttentionBlock(nn.Module):
@@ -78,26 +98,37 @@ class CrossAttentionBlock(nn.Module):
         self.attn = SingleQueryAttention(width, heads)
         self.drop_path = drop_path_layer(drop_path)
 
-    def forward(self, token: Tensor, tokens: Tensor | None, direct: bool = False, lean: bool = False) -> Tensor:
+    def forward(
+        self,
+        token: Tensor,
+        tokens: Tensor | None,
+        direct: bool = False,
+        lean: bool = False,
+        link: Link | None = None,
+    ) -> Any:
         """(B, 1, C) -> (B, 1, C); overwrites nothing that it is given.
 
         ``tokens`` (B, T, C) are the other branch's, of which row 0, its own class token, is passed over; None leaves
-        ``token`` alone with itself. ``direct`` computes the same by ``direct_attention``.
+        ``token`` alone with itself. ``direct`` computes the same by ``direct_attention``. As a ``link`` of a chain it
+        gives that and its logits; there must be ``tokens`` then.
         """
-        attended = self._direct(token, tokens) if direct else self._absorbed(token, tokens, lean)
-        return token + self.drop_path(attended)
+        attended = self._direct(token, tokens, link) if direct else self._absorbed(token, tokens, lean, link)
+        if link is None:
+            return token + self.drop_path(attended)
+        attended, carried = attended
+        return token + self.drop_path(attended), carried
 
-    def _absorbed(self, token: Tensor, tokens: Tensor | None, lean: bool) -> Tensor:
+    def _absorbed(self, token: Tensor, tokens: Tensor | None, lean: bool, link: Link | None) -> Any:
         query = self.norm1(token)
         if tokens is None:
             return self.attn.of_itself(query)
         if lean:
             normed = self.norm1(tokens)
             normed[:, :1] = query
-            return self.attn.among(query, normed)
+            return self.attn.among(query, normed, link)
         # The row that is passed over is normed too: a slice would be copied to be normed.
-        return self.attn(query, self.norm1(tokens)[:, 1:])
+        return self.attn(query, self.norm1(tokens)[:, 1:], link)
 
-    def _direct(self, token: Tensor, tokens: Tensor | None) -> Tensor:
+    def _direct(self, token: Tensor, tokens: Tensor | None, link: Link | None) -> Any:
         x = token if tokens is None else torch.cat((token, tokens[:, 1:]), dim=1)
-        return direct_attention(self.attn, self.norm1(x))
+        return direct_attention(self.attn, self.norm1(x), link)

@@ -29,7 +29,7 @@ MAC_OPERATORS = ("conv", "linear", "matmul", "bmm", "einsum", "mul", "sdpa")
 _SDPA = "scaled_dot_product_attention"
 
 # Element by element, reductions, views and resizing: free by the convention of ``crossvit_core.cost``.
-_FREE = "add gelu mT mean softmax sum unflatten upsample_bicubic2d"
+_FREE = "add clamp gelu lerp mT mean pad sigmoid silu softmax sum unflatten upsample_bicubic2d"
 FREE_OPERATORS = frozenset(f"aten::{name}" for name in _FREE.split())
 
 
@@ -100,7 +100,7 @@ def _refuse_uncounted(unsupported: Iterable[str]) -> None:
         )
 
 
-def _sdpa_macs(inputs: list[Any], outputs: list[Any]) -> int:
+def sdpa_macs(inputs: list[Any], outputs: list[Any]) -> int:
     """``q k^T`` and ``A v``: queries (..., Q, d), keys (..., K, d), values (..., K, e)."""
     query, key, value = (get_shape(tensor) for tensor in inputs[:3])
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
@@ -124,4 +124,4 @@ def _sdpa_activations(inputs: list[Any], outputs: list[Any]) -> int:
     return math.prod(query[:-1]) * key[-2] + math.prod(get_shape(outputs[0]))
 
 
-_MAC_HANDLES = {f"aten::{_SDPA}": _sdpa_macs, "aten::mul": _tensor_product_macs, "aten::einsum": _einsum_macs}
+_MAC_HANDLES = {f"aten::{_SDPA}": sdpa_macs, "aten::mul": _tensor_product_macs, "aten::einsum": _einsum_macs}

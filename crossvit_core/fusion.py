@@ -17,6 +17,9 @@ from crossvit_core import cost
 from crossvit_core.blocks import AttentionBlock, Block, norm_layer
 from crossvit_core.config import BranchConfig, EncoderConfig, Size
 from crossvit_core.cross_attention import CrossAttentionBlock
+from crossvit_core.parallel_conv import ParallelConv
+from crossvit_core.residual_attention import Chain, Chains
+from crossvit_core.window_attention import WindowAttention
 
 Branches = Sequence[BranchConfig]
 
@@ -40,33 +43,54 @@ class MultiScaleEncoder(nn.Module):
         super().__init__()
         self.reference = False
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                *(Block(branch.embed_dim, branch.num_heads, branch.mlp_dim, drop_path[b]) for b in range(depth))
-            )
-            for branch, depth in zip(branches, encoder.depths)
+            nn.Sequential(*(_block(branch, encoder.window_side(index), drop_path[b]) for b in range(depth)))
+            for index, (branch, depth) in enumerate(zip(branches, encoder.depths))
         )
 
-    def forward(self, tokens: list[Tensor], class_only: bool = False, lean: bool = False) -> list[Tensor]:
+    def forward(
+        self, tokens: list[Tensor], class_only: bool = False, lean: bool = False, chains: Chains | None = None
+    ) -> list[Tensor]:
         """One (B, T_i, C_i) per branch -> the same shapes, or (B, 1, C_i), the class tokens, if ``class_only``.
 
-        ``lean`` writes over ``tokens``; see ``crossvit_core.lean``.
+        ``lean`` writes over ``tokens``; see ``crossvit_core.lean``. ``chains`` are those of residual attention.
         """
         class_only, lean = class_only and not self.reference, lean and not self.reference
         skip_patches = class_only and not self.exchange_reads_patches
-        ran = [_run(blocks, x, skip_patches, lean) for blocks, x in zip(self.blocks, tokens)]
-        return self.exchange(ran, class_only, lean)
+        starts = [None if chains is None else chains.of_branch(index) for index in range(len(tokens))]
+        ran = [_run(blocks, x, skip_patches, lean, chain) for blocks, x, chain in zip(self.blocks, tokens, starts)]
+        return self.exchange(ran, class_only, lean, chains)
 
-    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
+    def set_grids(self, grids: Sequence[Size]) -> None:
+        """Read images of other sizes from now on: one (rows, columns) per branch."""
+        for blocks, grid in zip(self.blocks, grids):
+            for module in blocks.modules():
+                if isinstance(module, (ParallelConv, WindowAttention)):
+                    module.grid = grid
+
+    def exchange(
+        self, tokens: list[Tensor], class_only: bool, lean: bool, chains: Chains | None = None
+    ) -> list[Tensor]:
         """The exchange between branches; shapes as in ``forward``."""
         raise NotImplementedError(f"{type(self).__name__} defines no exchange()")
 
 
-def _run(blocks: nn.Module, x: Tensor, class_only: bool, lean: bool) -> Tensor:
-    """The blocks of one branch; the last of them for the class row alone if ``class_only``."""
+def _block(branch: BranchConfig, window_side: int, drop_path: float) -> Block:
+    """A block of ``branch``, with the options that it has."""
+    block = Block(branch.embed_dim, branch.num_heads, branch.mlp_dim, drop_path)
+    if window_side:
+        block.attn = WindowAttention(branch.embed_dim, branch.num_heads, branch.grid, window_side)
+    if branch.conv_path:
+        block.conv_path = ParallelConv(branch)
+    return block
+
+
+def _run(blocks: nn.Module, x: Tensor, class_only: bool, lean: bool, chain: Chain | None = None) -> Tensor:
+    """The blocks of one branch, in a chain or not; the last of them for the class row alone if ``class_only``."""
     assert isinstance(blocks, nn.Sequential)
     last = len(blocks) - 1
     for index, block in enumerate(blocks):
-        x = block(x, class_only and index == last, lean)
+        row = class_only and index == last
+        x = block(x, row, lean) if chain is None else chain.through(block, x, row, lean)
     return x[:, :1] if class_only else x
 
 
@@ -75,7 +99,9 @@ class UnfusedEncoder(MultiScaleEncoder):
 
     cost = staticmethod(cost.no_fusion_cost)
 
-    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
+    def exchange(
+        self, tokens: list[Tensor], class_only: bool, lean: bool, chains: Chains | None = None
+    ) -> list[Tensor]:
         return tokens
 
 
@@ -95,7 +121,9 @@ class AllAttentionEncoder(MultiScaleEncoder):
         )
         self.revert_projs = nn.ModuleList(token_map(common.embed_dim, b.embed_dim) for b in branches)
 
-    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
+    def exchange(
+        self, tokens: list[Tensor], class_only: bool, lean: bool, chains: Chains | None = None
+    ) -> list[Tensor]:
         mapped = [proj(x) for proj, x in zip(self.projs, tokens)]
         together = torch.cat(mapped, dim=1)
         *blocks, last = self.fusion
@@ -119,7 +147,9 @@ class ClassTokenEncoder(MultiScaleEncoder):
         super().__init__(branches, encoder, drop_path)
         self.projs, self.revert_projs = _maps_of_narrow_branches(branches)
 
-    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
+    def exchange(
+        self, tokens: list[Tensor], class_only: bool, lean: bool, chains: Chains | None = None
+    ) -> list[Tensor]:
         shared = torch.stack([proj(x[:, :1]) for proj, x in zip(self.projs, tokens)]).sum(dim=0)
         fused = [revert(shared) for revert in self.revert_projs]
         return fused if class_only else [_with_patches_of(x, row, lean) for x, row in zip(tokens, fused)]
@@ -135,7 +165,13 @@ class PairwiseEncoder(MultiScaleEncoder):
         self.projs, self.revert_projs = _maps_of_narrow_branches(branches)
         self.grids = [branch.grid for branch in branches]
 
-    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
+    def set_grids(self, grids: Sequence[Size]) -> None:
+        super().set_grids(grids)
+        self.grids = list(grids)
+
+    def exchange(
+        self, tokens: list[Tensor], class_only: bool, lean: bool, chains: Chains | None = None
+    ) -> list[Tensor]:
         mapped = [proj(x) for proj, x in zip(self.projs, tokens)]
         row = torch.stack([x[:, :1] for x in mapped]).sum(dim=0)
         if class_only:
@@ -175,19 +211,24 @@ class CrossAttentionEncoder(MultiScaleEncoder):
         self.fusion = nn.ModuleList(_cross_attention_stack(host, encoder.fusion_depth, drop_path[-1]) for host in hosts)
         self.revert_projs = nn.ModuleList(_map_or_identity(b, a, encoder.identity_maps) for a, b in widths)
 
-    def exchange(self, tokens: list[Tensor], class_only: bool, lean: bool) -> list[Tensor]:
+    def exchange(
+        self, tokens: list[Tensor], class_only: bool, lean: bool, chains: Chains | None = None
+    ) -> list[Tensor]:
         hosts = [*tokens[1:], tokens[0]]
         guests = [proj(x[:, :1]) for proj, x in zip(self.projs, tokens)]
-        visited = [self._visit(fusion, guest, host, lean) for fusion, guest, host in zip(self.fusion, guests, hosts)]
+        started = [None if chains is None else chains.of_visit(index) for index in range(len(tokens))]
+        visited = [self._visit(*visit, lean) for visit in zip(self.fusion, guests, hosts, started)]
         rows = [revert(x) for revert, x in zip(self.revert_projs, visited)]
         return rows if class_only else [_with_patches_of(x, row, lean) for x, row in zip(tokens, rows)]
 
-    def _visit(self, fusion: nn.Module, guest: Tensor, host: Tensor, lean: bool) -> Tensor:
+    def _visit(self, fusion: nn.Module, guest: Tensor, host: Tensor, chain: Chain | None, lean: bool) -> Tensor:
         """One class token through its stack of cross-attention blocks, (B, 1, C_host) -> (B, 1, C_host)."""
-        first, *later = fusion if isinstance(fusion, nn.Sequential) else (fusion,)
-        guest = first(guest, host, self.reference, lean)
-        for block in later:
-            guest = block(guest, host if self.keeps_patches else None, self.reference, lean)
+        for index, block in enumerate(fusion if isinstance(fusion, nn.Sequential) else (fusion,)):
+            others = host if self.keeps_patches or index == 0 else None
+            if chain is None or others is None:  # alone with itself a token has one logit, and no chain
+                guest = block(guest, others, self.reference, lean)
+            else:
+                guest = chain.through(block, guest, others, self.reference, lean)
         return guest
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from crossvit_core import cost
+from crossvit_core.config import ArchConfig
+from crossvit_core.exshortcut import ExShortcutHead
 
 
 class ClassTokenHead(nn.ModuleList):
@@ -15,12 +17,15 @@ class ClassTokenHead(nn.ModuleList):
 
     cost = staticmethod(cost.class_token_head_cost)
 
-    def __init__(self, widths: Sequence[int], num_classes: int) -> None:
-        super().__init__(nn.Linear(width, num_classes) for width in widths)
+    def __init__(self, arch: ArchConfig, num_classes: int) -> None:
+        super().__init__(nn.Linear(branch.embed_dim, num_classes) for branch in arch.branches)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """One (B, C_i) per branch -> (B, num_classes)."""
         return torch.stack([linear(x) for linear, x in zip(self, features)]).mean(dim=0)
 
 
-HEADS: dict[str, type[ClassTokenHead]] = {"class_token": ClassTokenHead}
+HEADS: dict[str, type[ClassTokenHead] | type[ExShortcutHead]] = {
+    "class_token": ClassTokenHead,
+    "exshortcut": ExShortcutHead,
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crossvit_core.config import ArchConfig
+from crossvit_core.config import ArchConfig, BranchConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,10 +28,13 @@ def input_config(arch: ArchConfig) -> dict[str, Any]:
         "mean": IMAGENET_MEAN if rgb else (0.5,) * arch.in_channels,
         "std": IMAGENET_STD if rgb else (0.5,) * arch.in_channels,
         "pool_size": None,
-        "first_conv": tuple(_first_conv(index, branch.stem) for index, branch in enumerate(arch.branches)),
+        "first_conv": tuple(name for index, branch in enumerate(arch.branches) for name in _first_convs(index, branch)),
         "classifier": tuple(f"head.{index}" for index in range(len(arch.branches))),
     }
 
 
-def _first_conv(index: int, stem: str) -> str:
-    return f"patch_embed.{index}.proj.0" if stem == "conv" else f"patch_embed.{index}.proj"
+def _first_convs(index: int, branch: BranchConfig) -> list[str]:
+    stem = f"patch_embed.{index}"
+    if branch.stem == "reduction":
+        return [f"{stem}.pyramid.convs.{number}" for number in range(len(branch.stem_dilations))]
+    return [f"{stem}.proj.0" if branch.stem == "conv" else f"{stem}.proj"]

@@ -88,23 +88,33 @@ def products_cost(queries: int, keys: int, width: int, heads: int) -> Cost:
 
 def conv_cost(layer: ConvLayer, rows: int, columns: int) -> Cost:
     """A convolution with bias whose output has ``rows`` x ``columns`` places."""
-    weights = layer.kernel**2 * layer.inputs * layer.outputs
+    weights = layer.kernel**2 * layer.inputs // layer.groups * layer.outputs
     macs = rows * columns * weights
     return Cost(weights + layer.outputs, macs, rows * columns * layer.outputs, macs)
 
 
 @lru_cache(CACHED)
+def attention_maps_cost(tokens: int, width: int) -> Cost:
+    """What attention is besides its products: norm, q, k, v, output."""
+    return norm_cost(width) + linear_cost(tokens, width, 3 * width) + linear_cost(tokens, width, width)
+
+
+@lru_cache(CACHED)
+def mlp_cost(tokens: int, width: int, mlp_dim: int) -> Cost:
+    """Norm and FFN."""
+    return norm_cost(width) + linear_cost(tokens, width, mlp_dim) + linear_cost(tokens, mlp_dim, width)
+
+
+@lru_cache(CACHED)
 def self_attention_cost(tokens: int, width: int, heads: int) -> Cost:
     """Norm and multi-head self-attention: q, k, v, both products, output."""
-    linears = linear_cost(tokens, width, 3 * width) + linear_cost(tokens, width, width)
-    return norm_cost(width) + linears + products_cost(tokens, tokens, width, heads)
+    return attention_maps_cost(tokens, width) + products_cost(tokens, tokens, width, heads)
 
 
 @lru_cache(CACHED)
 def block_cost(tokens: int, width: int, heads: int, mlp_dim: int) -> Cost:
     """A transformer block: self-attention and FFN, each behind a norm."""
-    mlp = norm_cost(width) + linear_cost(tokens, width, mlp_dim) + linear_cost(tokens, mlp_dim, width)
-    return self_attention_cost(tokens, width, heads) + mlp
+    return self_attention_cost(tokens, width, heads) + mlp_cost(tokens, width, mlp_dim)
 
 
 def few_queries_macs(queries: int, tokens: int, width: int) -> int:
@@ -112,8 +122,12 @@ def few_queries_macs(queries: int, tokens: int, width: int) -> int:
     return 2 * (queries + tokens) * width**2 + 2 * queries * tokens * width
 
 
+def class_row_macs(tokens: int, width: int, mlp_dim: int) -> int:
+    """A block whose class row alone is read: one query, one row of the FFN."""
+    return few_queries_macs(1, tokens, width) + 2 * width * mlp_dim
+
+
 @lru_cache(CACHED)
 def class_row_block_cost(tokens: int, width: int, heads: int, mlp_dim: int) -> Cost:
-    """A block whose class row alone is read: one query, one row of the FFN."""
-    executed = few_queries_macs(1, tokens, width) + 2 * width * mlp_dim
-    return block_cost(tokens, width, heads, mlp_dim).executing(executed)
+    """A block that executes ``class_row_macs``."""
+    return block_cost(tokens, width, heads, mlp_dim).executing(class_row_macs(tokens, width, mlp_dim))

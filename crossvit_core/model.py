@@ -15,12 +15,16 @@ from crossvit_core import lean
 from crossvit_core.blocks import norm_layer
 from crossvit_core.checkpointing import set_checkpointing
 from crossvit_core.config import ArchConfig, EncoderConfig
-from crossvit_core.fusion import FUSIONS, PairwiseEncoder
+from crossvit_core.exshortcut import ExShortcutHead, build_taps
+from crossvit_core.exshortcut_config import feature_widths, tap_name, taps_of
+from crossvit_core.fusion import FUSIONS, MultiScaleEncoder
 from crossvit_core.heads import HEADS
 from crossvit_core.input_config import input_config
 from crossvit_core.intermediates import FORMATS, chosen_features, feature_info, feature_map
+from crossvit_core.parallel_conv import has_batch_statistics
 from crossvit_core.positions import resize_positions, with_image_size
 from crossvit_core.rescale import rescale
+from crossvit_core.residual_attention import Chains, build_alphas
 from crossvit_core.stems import STEMS
 
 
@@ -40,7 +44,7 @@ class CrossViT(nn.Module):
         self.arch = arch
         self.num_classes = arch.num_classes
         self.in_chans = arch.in_channels
-        self.num_features = self.head_hidden_size = sum(branch.embed_dim for branch in arch.branches)
+        self.num_features = self.head_hidden_size = sum(feature_widths(arch))
         self.pretrained_cfg = self.default_cfg = input_config(arch)
         for index, branch in enumerate(arch.branches):
             self.register_parameter(
@@ -52,10 +56,11 @@ class CrossViT(nn.Module):
             FUSIONS[encoder.fusion](arch.branches, encoder, rates)
             for encoder, rates in zip(arch.encoders, drop_path_rates(arch.encoders, drop_path_rate))
         )
-        widths = [branch.embed_dim for branch in arch.branches]
-        self.norm = nn.ModuleList(norm_layer(width) for width in widths)
+        self.norm = nn.ModuleList(norm_layer(branch.embed_dim) for branch in arch.branches)
+        self.taps = build_taps(arch)
+        self.residual_attention = build_alphas(arch)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head: nn.Module = HEADS[arch.head.kind](widths, arch.num_classes)
+        self.head: nn.Module = HEADS[arch.head.kind](arch, arch.num_classes)
         _initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -63,19 +68,24 @@ class CrossViT(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
-        """The normed class token of every branch, one (B, embed_dim) each. Raises ValueError for another image size."""
+        """The normed class token of every branch, one (B, embed_dim) each; then the taps of an ``exshortcut`` head.
+
+        Raises ValueError for another image size.
+        """
         self._check_images(images)
-        if not lean.allowed(self, images):
+        if not lean.allowed(self, images) or (self.training and has_batch_statistics(self)):
             return self._features(images)
         pieces = [self._features(piece, lean=True) for piece in lean.pieces_of(images, self._largest_bytes())]
         return pieces[0] if len(pieces) == 1 else [torch.cat(parts) for parts in zip(*pieces)]
 
     def _features(self, images: Tensor, lean: bool = False) -> list[Tensor]:
-        tokens = self._tokens(images, lean)
-        last = len(self.blocks) - 1
+        tokens, tapped, chains = self._tokens(images, lean), [], self._chains(images)
+        last, has_taps = len(self.blocks) - 1, len(self.taps) > 0
         for index, encoder in enumerate(self.blocks):
-            tokens = encoder(tokens, index == last, lean)
-        return self._class_features(tokens)
+            tokens = encoder(tokens, index == last, lean, chains)
+            if has_taps:
+                tapped += self._tapped(index, tokens)
+        return self._class_features(tokens) + tapped
 
     def forward_head(self, features: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
         """Class features -> logits (B, num_classes); ``pre_logits``: the features side by side, (B, sum of C_i)."""
@@ -104,15 +114,16 @@ class CrossViT(nn.Module):
         count, grids = len(self.blocks), [branch.grid for branch in self.arch.branches]
         chosen = chosen_features(indices, count * len(grids))
         last = max((index % count for index in chosen), default=-1) if stop_early else count - 1
-        tokens, found = self._tokens(images), {}
+        tokens, tapped, chains, found = self._tokens(images), [], self._chains(images), {}
         for k in range(last + 1):
-            tokens = self.blocks[k](tokens)
+            tokens = self.blocks[k](tokens, chains=chains)
+            tapped += self._tapped(k, tokens)
             for b in range(len(grids)):
                 if b * count + k in chosen:
                     kept = self.norm[b](tokens[b]) if norm else tokens[b]
                     found[b * count + k] = feature_map(kept, grids[b], output_fmt)
         intermediates = [found[index] for index in chosen]
-        return intermediates if intermediates_only else (self._class_features(tokens), intermediates)
+        return intermediates if intermediates_only else (self._class_features(tokens) + tapped, intermediates)
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
@@ -150,8 +161,8 @@ class CrossViT(nn.Module):
                 resized = resize_positions(old.detach(), before.grid, after.grid)
                 setattr(self, f"pos_embed_{index}", nn.Parameter(resized, requires_grad=old.requires_grad))
         for encoder in self.blocks:
-            if isinstance(encoder, PairwiseEncoder):
-                encoder.grids = [branch.grid for branch in arch.branches]
+            assert isinstance(encoder, MultiScaleEncoder)
+            encoder.set_grids([branch.grid for branch in arch.branches])
         self.arch = arch
         self.pretrained_cfg = self.default_cfg = {**self.pretrained_cfg, "input_size": (self.in_chans, *arch.size)}
 
@@ -188,8 +199,18 @@ class CrossViT(nn.Module):
         return [self._embed(index, scaled[branch.size], lean) for index, branch in enumerate(self.arch.branches)]
 
     def _largest_bytes(self) -> int:
-        """Of an image's tensors in float32: a branch's queries, keys and values, or the inside of its FFN."""
-        return 4 * max(b.num_tokens * max(3 * b.embed_dim, b.mlp_dim) for b in self.arch.branches)
+        """Of an image's tensors in float32: a branch's queries, keys and values, or inside of FFN, convolutions."""
+        return 4 * max(
+            b.num_tokens * max(3 * b.embed_dim, b.mlp_dim, b.conv_path * b.conv_dim) for b in self.arch.branches
+        )
+
+    def _chains(self, images: Tensor) -> Chains | None:
+        alphas = self.residual_attention
+        return None if alphas is None else Chains(self.arch, alphas, images)
+
+    def _tapped(self, encoder: int, tokens: Sequence[Tensor]) -> list[Tensor]:
+        """What the taps after an encoder make of its tokens."""
+        return [self.taps[tap_name(tap)](tokens[tap[1]]) for tap in taps_of(self.arch) if tap[0] == encoder]
 
     def _class_features(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         return [norm(x[:, 0]) for norm, x in zip(self.norm, tokens)]
@@ -198,7 +219,7 @@ class CrossViT(nn.Module):
         """Initialised, where the network is and in its precision."""
         if not num_classes:
             return _FeaturesSideBySide()
-        head = HEADS[self.arch.head.kind]([branch.embed_dim for branch in self.arch.branches], num_classes)
+        head = HEADS[self.arch.head.kind](self.arch, num_classes)
         _initialise_linears(head)
         like = next(self.parameters())
         return head.to(device=like.device, dtype=like.dtype)
@@ -262,7 +283,11 @@ def _initialise_linears(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, ExShortcutHead):
+            module.reset_taps()
 
 
 def check_pool(global_pool: str | None) -> None:

@@ -1,4 +1,4 @@
-"""From pixels to patch tokens: the linear stem of ViT and the three-convolution stem of the † models."""
+"""From pixels to patch tokens: the stems of ViT (linear), of the † models (three convolutions), of ViTAEv2."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from crossvit_core import cost
 from crossvit_core.config import BranchConfig
 from crossvit_core.conv_stem import conv_stem_layers
+from crossvit_core.reduction_stem import ReductionStem
 
 
 class LinearStem(nn.Module):
@@ -32,8 +33,7 @@ class ConvStem(nn.Module):
     def __init__(self, branch: BranchConfig, in_channels: int) -> None:
         super().__init__()
         first, second, third = (
-            nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding)
-            for layer in conv_stem_layers(branch.patch_size, in_channels, branch.embed_dim)
+            nn.Conv2d(*layer) for layer in conv_stem_layers(branch.patch_size, in_channels, branch.embed_dim)
         )
         self.proj = nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True), third)
 
@@ -47,4 +47,8 @@ def _as_tokens(grid: Tensor) -> Tensor:
     return grid.flatten(2).transpose(1, 2)
 
 
-STEMS: dict[str, type[LinearStem] | type[ConvStem]] = {"linear": LinearStem, "conv": ConvStem}
+STEMS: dict[str, type[LinearStem] | type[ConvStem] | type[ReductionStem]] = {
+    "linear": LinearStem,
+    "conv": ConvStem,
+    "reduction": ReductionStem,
+}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from results.ablation_record import FUSION, SOURCE_PREFIX
+from results.ablation_record import COMPONENT, FUSION, SOURCE_PREFIX
 from results.architecture import FUSION_LABELS
 from results.frame import build_frame
 from results.metrics import ACCURACY
@@ -189,7 +189,11 @@ def _variant_result(
 
 def _label(dimension: str, name: str) -> str:
     """'cross-attention', 'patch_size 4': a bare number would say nothing in a sentence."""
-    return FUSION_LABELS.get(name, name) if dimension == FUSION else f"{dimension.rpartition('.')[2]} {name}"
+    if dimension == FUSION:
+        return FUSION_LABELS.get(name, name)
+    if dimension == COMPONENT:
+        return name.replace("_", " ")
+    return f"{dimension.rpartition('.')[2]} {name}"
 
 
 def _by_seed(trials: pd.DataFrame, column: str) -> dict[str, float]:

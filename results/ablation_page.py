@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from results.ablation import ALIKE, PAPER_SOURCE, AblationFindings, load_ablation
+from results.ablation_record import COMPONENT, FUSION
 from results.ablation_tables import (
     COST_NOTE,
     RESULT_NOTE,
@@ -20,6 +21,8 @@ from results.page import bullet_list, escape, fields_table, figure, folded, page
 from results.plots_ablation import draw_differences, gather_differences
 from results.store import WriteError
 from results.units import plural
+
+_WHAT = {FUSION: "fusion schemes", COMPONENT: "components"}
 
 
 def write_ablation(study_dir: Path) -> Path:
@@ -54,7 +57,7 @@ def build_page(findings: AblationFindings) -> str:
 
 def _headline(findings: AblationFindings) -> str:
     ablated, data = findings.study["ablation"], findings.study.get("data", {})
-    what = "fusion schemes" if findings.is_of_fusion else f"values of {findings.dimension}"
+    what = _WHAT.get(findings.dimension, f"values of {findings.dimension}")
     done = max((len(result.accuracies) for result in findings.results), default=0)
     text = (
         f"{len(findings.results)} {what} on the base {ablated['base']}, trained on {data.get('name', '?')} with "

@@ -4,5 +4,8 @@ from __future__ import annotations
 
 FUSION = "encoders.*.fusion"
 
+# What varies when variants are components added to the base, one at a time.
+COMPONENT = "component"
+
 # Before the variant's name, as the source of its trials.
 SOURCE_PREFIX = "variant:"

@@ -16,7 +16,7 @@ FUSION_LABELS: dict[str, str] = {
 
 _DEFAULTS: dict[str, Any] = {"mlp_ratio": 4.0, "stem": "linear", "fusion": "cross_attention"}
 
-COLUMNS = ("fusion", "patches", "widths", "depths", "num_encoders", "heads", "mlp_ratios", "stem")
+COLUMNS = ("fusion", "patches", "widths", "depths", "num_encoders", "heads", "mlp_ratios", "stem", "options")
 
 
 def arch_columns(arch: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,6 +32,7 @@ def arch_columns(arch: Mapping[str, Any]) -> dict[str, Any]:
         "heads": _fold(branch.get("num_heads", "?") for branch in branches),
         "mlp_ratios": _fold(f"{_read(branch, 'mlp_ratio'):g}" for branch in branches),
         "stem": _fold(_read(branch, "stem") for branch in branches),
+        "options": " + ".join(_options(arch, branches, encoders)),
     }
 
 
@@ -55,13 +56,14 @@ def describe_columns(columns: Mapping[str, Any]) -> str:
         f"heads {columns['heads']}",
         f"MLP x{columns['mlp_ratios']}",
     ]
-    return ", ".join(parts)
+    return ", ".join([*parts, str(columns["options"])] if columns.get("options") else parts)
 
 
 def abbreviate_columns(columns: Mapping[str, Any]) -> str:
-    """One short line, 'cross-attention 4/8 32/64 2x(1+2)': fusion, patches, widths, K x (depths)."""
+    """One short line, 'cross-attention 4/8 32/64 2x(1+2)': fusion, patches, widths, K x (depths), options if any."""
     fusion = FUSION_LABELS.get(str(columns["fusion"]), str(columns["fusion"]))
-    return f"{fusion} {columns['patches']} {columns['widths']} {columns['num_encoders']}x({columns['depths']})"
+    line = f"{fusion} {columns['patches']} {columns['widths']} {columns['num_encoders']}x({columns['depths']})"
+    return f"{line} + {columns['options']}" if columns.get("options") else line
 
 
 def read_field(arch: Mapping[str, Any], path: str) -> Any:
@@ -85,6 +87,25 @@ def _walk(part: Any, names: list[str]) -> Iterable[Any]:
     else:
         inner = part.get(names[0], _DEFAULTS.get(names[0], "default")) if isinstance(part, Mapping) else "default"
         yield from _walk(inner, [] if inner == "default" else names[1:])
+
+
+def _options(
+    arch: Mapping[str, Any], branches: list[Mapping[str, Any]], encoders: list[Mapping[str, Any]]
+) -> Iterable[str]:
+    """The improvements of later ViTs that it has, in words."""
+    residual, head = arch.get("residual_attention", {}), arch.get("head", {})
+    if residual.get("where"):
+        yield f"residual attention {_join(residual['where'], '+')}"
+    if residual.get("fusion"):
+        yield "residual fusion"
+    paths = [index for index, branch in enumerate(branches) if branch.get("conv_path")]
+    if paths:
+        yield f"convolutions {_join(paths, '+')}"
+    windows = [_join(encoder["windows"]) if encoder.get("windows") else "0" for encoder in encoders]
+    if set(windows) != {"0"}:
+        yield f"windows {_fold(windows, between=', ')}"
+    if head.get("kind") == "exshortcut":
+        yield "ExShortcut head"
 
 
 def _parts(arch: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:

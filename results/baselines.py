@@ -45,15 +45,15 @@ def load_baselines(study_dir: Path) -> pd.DataFrame:
     fewer than two), and accuracies, those of all runs as text; image_size as '16x16', device, and a note: flags of the
     measurement, operators that were not counted.
     """
-    rows = _read_rows(study_dir / FILE_NAME)
+    blank = dict.fromkeys(COLUMNS, "")
+    rows = [{**blank, **row, "name": row["name"] or "baseline"} for row in _read_rows(study_dir / FILE_NAME)]
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])))
     try:
         for name in _NUMBERS:
-            frame[name] = pd.to_numeric(frame[name].replace("", math.nan)).astype(float)
-    except (ValueError, TypeError) as error:
+            frame[name] = [float(text or "nan") for text in frame[name]]
+    except ValueError as error:
         raise StoreError(f"{study_dir / FILE_NAME} is damaged: column {name}: {error}") from error
-    frame["name"] = frame["name"].replace("", math.nan).fillna("baseline")
-    return frame.fillna({name: "" for name in _TEXTS})
+    return frame
 
 
 def save_baseline(folder: Path, name: str, found: Mapping[str, Any]) -> None:
@@ -97,13 +97,14 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         return []
     try:
         table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
-        rows = [{key: value or "" for key, value in row.items()} for row in table if None not in row]
-        names = table.fieldnames or []
+        rows, names = list(table), table.fieldnames or []
     except (ValueError, OSError, csv.Error) as error:
         raise StoreError(f"{path} is damaged: {error}") from error
     if "name" not in names:
         raise StoreError(f"{path} is damaged: it has no column 'name'")
-    return rows
+    if any(None in row for row in rows):
+        raise StoreError(f"{path} is damaged: a row has more values than there are columns")
+    return [{key: value or "" for key, value in row.items()} for row in rows]
 
 
 def _to_csv(rows: Sequence[Mapping[str, str]]) -> str:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from results.baselines import load_baselines
 from results.frame import build_frame, complete, front
 from results.importance import Importance, assess_importance, read_dimensions
 from results.metrics import ACCURACY, COSTS, cost_metric
+from results.quantization import load_quantized
 from results.records import Asked, Ended, Event, Rung
 from results.repeats import RETRAIN_SUFFIX, RUNS, fold_repeats
-from results.store import StoreError, StudyStore
+from results.store import StudyStore
 from results.test_ledger import read_look
 
 RungCurve = list[tuple[int, float]]
@@ -26,9 +28,9 @@ class Findings:
     """The study as asked, what it ran on, its trials, and the front over its cost.
 
     ``frame`` has a row a trial, ``points`` a row an architecture where one was trained more than once, ``members`` are
-    those of the front, ``retrained`` a row a finalist of the retraining. ``rungs`` are (epoch, accuracy) of each trial;
-    ``settings`` the dimensions' values, by trial. ``ended`` says why the search ended; it is empty while it has not.
-    ``look`` is the one at the test split, if there was one.
+    those of the front, ``retrained`` a row a finalist of the retraining, ``quantized`` a row a quantised point.
+    ``rungs`` are (epoch, accuracy) of each trial; ``settings`` the dimensions' values, by trial. ``ended`` says why the
+    search ended; it is empty while it has not. ``look`` is the one at the test split, if there was one.
     """
 
     def __init__(self, study_dir: Path, study: dict[str, Any], environment: dict[str, Any], log: EventLog) -> None:
@@ -38,8 +40,9 @@ class Findings:
         self.cost = cost_metric(primary_cost(study))
         self.members = front(self.points, self.cost.name)
         self.rungs, self.settings, self.ended = log.rungs, log.settings(), log.ended
-        self.baselines = read_baselines(study_dir)
+        self.baselines: list[Mapping[Any, Any]] = [*load_baselines(study_dir).to_dict("records")]
         self.retrained = read_retrained(study_dir)
+        self.quantized = load_quantized(study_dir)
         self.look = read_look(study_dir)
 
     @property
@@ -111,21 +114,6 @@ def load_findings(study_dir: Path) -> Findings:
 def primary_cost(study: Mapping[str, Any]) -> str:
     """The cost among the study's objectives; FLOPs if there is none."""
     return next((metric for metric in _objective_names(study) if metric in COSTS), "macs")
-
-
-def read_baselines(study_dir: Path) -> list[dict[str, Any]]:
-    """Networks from elsewhere that were measured beside the study: rows of baselines.csv, with name and costs."""
-    path = study_dir / "baselines.csv"
-    if not path.is_file():
-        return []
-    try:
-        rows = pd.read_csv(path)
-    except (ValueError, OSError) as error:
-        raise StoreError(f"{path} is damaged: {error}") from error
-    return [
-        {**{str(k): v for k, v in row.items()}, "name": str(row.get("name", "baseline"))}
-        for row in rows.to_dict("records")
-    ]
 
 
 def read_retrained(study_dir: Path) -> pd.DataFrame:

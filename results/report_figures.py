@@ -20,6 +20,8 @@ from results.plots_progress import (
     gather_stopped,
     gather_time,
 )
+from results.plots_quantized import draw_quantized
+from results.quantization import full_precision
 from results.repeats import RUNS
 
 
@@ -67,6 +69,17 @@ def importance_figures(findings: Findings) -> Iterator[Drawn]:
         yield Drawn("importance", draw_importance(found), "What each dimension explains", caption)
 
 
+def quantized_figures(findings: Findings) -> Iterator[Drawn]:
+    """What quantised trials keep, beside the front in full precision."""
+    if not findings.quantized.empty:
+        caption = (
+            "Lines are trials quantised after training, simulated; the dashed line is their accuracy in full "
+            "precision. Diamonds are the front in full precision, at 32 x 32 bits."
+        )
+        drawn = draw_quantized(findings.quantized, front=full_precision(findings.members))
+        yield Drawn("bit-operations", drawn, "Accuracy against bit-operations", caption)
+
+
 def all_figures(findings: Findings) -> Iterator[Drawn]:
     """Every plot of the page, in its order."""
     for draw in FIGURES:
@@ -101,4 +114,9 @@ _AXES = (
     ("energy_mj", "energy", "As counted by the driver of the device."),
 )
 
-FIGURES: tuple[Callable[[Findings], Iterator[Drawn]], ...] = (accuracy_figures, progress_figures, importance_figures)
+FIGURES: tuple[Callable[[Findings], Iterator[Drawn]], ...] = (
+    accuracy_figures,
+    quantized_figures,
+    progress_figures,
+    importance_figures,
+)

@@ -14,8 +14,10 @@ from results.page import Markup, cards, copy_button, figure, folded, paragraph, 
 from results.picks import Pick, pick_members
 from results.plot_style import Drawn
 from results.plots_importance import metric_label
+from results.plots_quantized import method_label
+from results.quantization import MIXED, deployment_candidates, full_precision
 from results.repeats import RUNS, SPREAD
-from results.report_figures import accuracy_figures, importance_figures, progress_figures
+from results.report_figures import accuracy_figures, importance_figures, progress_figures, quantized_figures
 from results.report_method import caveats, measurement
 from results.tables import FRONT_NOTE, KEY_LENGTH, front_cells
 from results.units import human_count, percent, plural, with_spread
@@ -120,6 +122,36 @@ def trained_again(findings: Findings) -> str:
     return section("Trained again", paragraph(note), table(header, (False, True, True, True, False), rows))
 
 
+def fewer_bits(findings: Findings) -> str:
+    """Quantised trials and the front in full precision as one choice, by bit-operations."""
+    if findings.quantized.empty:
+        return ""
+    everything = pd.concat([findings.quantized, full_precision(findings.members)], ignore_index=True)
+    best = deployment_candidates(everything).drop_duplicates(["trial", "precision", ACCURACY, "bit_operations"])
+    rows = [
+        (
+            f"{point['trial']}",
+            method_label(point["method"]) + (", Greedy MP" if point["precision"] == MIXED else ""),
+            f"{point['bits']:g}",
+            percent(point[ACCURACY]),
+            human_count(point["bit_operations"]),
+            f"{human_count(point['model_bytes'])}B",
+        )
+        for point in best.head(MAX_MEMBERS).to_dict("records")
+    ]
+    header = ("trial", "method", "bits", "accuracy", "bit-operations", "size")
+    note = (
+        "No other point has both fewer bit-operations and a better validation accuracy. Quantisation is simulated: "
+        "these are accuracies at certain bits, not speeds."
+    )
+    return section(
+        "Fewer bits",
+        *_figures(quantized_figures(findings)),
+        table(header, (True, False, True, True, True, True), rows),
+        paragraph(note, "muted"),
+    )
+
+
 def front_table(findings: Findings) -> str:
     """The front over the study's cost, and, where it was timed, the one over throughput."""
     if findings.members.empty:
@@ -218,6 +250,7 @@ SECTIONS: tuple[Callable[[Findings], str], ...] = (
     which_to_take,
     trained_again,
     front_table,
+    fewer_bits,
     progress_plots,
     what_matters,
     unfinished_trials,

@@ -16,8 +16,9 @@ from typing import Any
 from crossvit_core.config import FUSION_NAMES, ArchConfig, suggest
 from crossvit_core.cost import count_cost
 from crossvit_core.presets import PRESETS
-from results.ablation_record import FUSION, SOURCE_PREFIX
+from results.ablation_record import COMPONENT, FUSION, SOURCE_PREFIX
 from results.store import StudyStore, plain_name
+from search.components import PLAIN, add_components
 from search.enqueue import load_arch
 from search.executors.base import Executor
 from search.list_searcher import ListedTrial, ListSearcher
@@ -41,6 +42,7 @@ _NOT_TAKEN = ("trials", "stopping", "dashboard", "tensorboard")
 class AblationConfig:
     """What was asked for.
 
+    ``dimension`` is the path that varies, or ``COMPONENT``: then ``values`` are names of ``search.components``.
     ``base`` is a preset, a JSON file or STUDY:TRIAL, then with that study's data and recipe; without one it is the base
     of ``space``, which also recommends data and recipe and says which values a dimension has. ``values`` left empty are
     the space's, or all fusion schemes.
@@ -90,9 +92,11 @@ def resolve_ablation(config: AblationConfig) -> Ablation:
     file = load_space(config.space or StudyConfig.space) if config.space or not config.base else None
     base = _find_base(config, file)
     values = _find_values(config, file)
-    reference = _find_reference(config, base, vary(base, config.dimension, values))
-    study = resolve_study(_study_config(config, len(values)), _space_file(config, base, values, file))
-    variants = _match(vary(study.space.base, config.dimension, values), reference, config.match)
+    reference = _find_reference(config, base, _vary(base, config.dimension, values))
+    study = resolve_study(
+        _study_config(config, len(_vary(base, config.dimension, values))), _space_file(config, base, values, file)
+    )
+    variants = _match(_vary(study.space.base, config.dimension, values), reference, config.match)
     of_reference = next(variant.arch for variant in variants if variant.name == reference)
     plan = replace(study.plan, share_weights_with=of_reference, score_branches=True)
     fields = {part.name: getattr(study, part.name) for part in dataclasses.fields(Study)}
@@ -133,6 +137,10 @@ def _check(config: AblationConfig) -> None:
         )
 
 
+def _vary(base: ArchConfig, dimension: str, values: tuple[Any, ...]) -> list[Variant]:
+    return add_components(base, values) if dimension == COMPONENT else vary(base, dimension, values)
+
+
 def _find_base(config: AblationConfig, file: SpaceFile | None) -> ArchConfig:
     """The architecture to vary. One that is given beside a space must be a member of it, classes and channels aside."""
     if config.base is None:
@@ -170,8 +178,9 @@ def _find_reference(config: AblationConfig, base: ArchConfig, variants: list[Var
         if config.reference not in names:
             raise AblationError(f"the reference {config.reference!r} takes no part; {suggest(config.reference, names)}")
         return config.reference
-    if DEFAULT_REFERENCE in names:
-        return DEFAULT_REFERENCE
+    for usual in (DEFAULT_REFERENCE, PLAIN):
+        if usual in names:
+            return usual
     return next((variant.name for variant in variants if variant.arch.key() == base.key()), names[0])
 
 
@@ -182,7 +191,8 @@ def _study_config(config: AblationConfig, num_variants: int) -> StudyConfig:
 
 def _space_file(config: AblationConfig, base: ArchConfig, values: tuple[Any, ...], file: SpaceFile | None) -> SpaceFile:
     """The space of the variants. Its limits, if it comes from a file, are none of ours: a variant may be over them."""
-    space = Space(_space_name(config, file), base, (Dimension(config.dimension, values),))
+    varied = () if config.dimension == COMPONENT else (Dimension(config.dimension, values),)
+    space = Space(_space_name(config, file), base, varied)
     if file is None:
         return SpaceFile(space, source="", description="", study=_recommended(config))
     settings = {name: value for name, value in file.study.items() if name not in _NOT_TAKEN}
@@ -199,7 +209,7 @@ def _recommended(config: AblationConfig) -> dict[str, Any]:
 
 
 def _space_name(config: AblationConfig, file: SpaceFile | None) -> str:
-    what = "fusion" if config.dimension == FUSION else config.dimension
+    what = {FUSION: "fusion", COMPONENT: "components"}.get(config.dimension, config.dimension)
     base = Path(config.base).stem if config.base else file.space.name if file is not None else "base"
     return plain_name(f"ablation-{what}-{base}{'-matched' if config.match != 'none' else ''}".replace("*", "all"))
 

@@ -14,6 +14,7 @@ from crossvit_core.device_info import describe_device
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.measure import Throughput, measure_throughput
 from crossvit_core.model import build_model
+from crossvit_core.recipe import TrainRecipe
 from results.frame import front, load_frame
 from results.records import Asked
 from results.store import StoreError, StudyStore
@@ -38,7 +39,7 @@ def time_front(study_dir: Path, device: str, pairs: int = PAIRS) -> Iterator[Tim
     trials = sorted({*front(frame, "macs")["trial"], *front(frame, "throughput_ips")["trial"]})
     if not trials:
         raise StoreError(f"study {study_dir.name!r} has no finished trial to time")
-    batch_size = StudyStore.open_readonly(study_dir).study["measure"]["batch_size"]
+    study = StudyStore.open_readonly(study_dir).study
     archs = _archs(study_dir)
     for row in frame[frame["trial"].isin(trials)].sort_values("macs").to_dict("records"):
         arch = archs[row["trial"]]
@@ -47,9 +48,10 @@ def time_front(study_dir: Path, device: str, pairs: int = PAIRS) -> Iterator[Tim
             build_model(arch).to(device),
             size=arch.size,
             in_channels=arch.in_channels,
-            batch_size=batch_size,
+            batch_size=study["measure"]["batch_size"],
             device=device,
             pairs=pairs,
+            amp=TrainRecipe.from_dict(study["recipe"]).amp,
             lock=DeviceLock(device),
         )
         yield Timing(row["trial"], row["arch_key"], row["val_accuracy"], int(row["macs"]), throughput)

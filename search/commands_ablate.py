@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from search import interrupt
+from search.command_options import RUNS_DIR, RunsDir, check_success, ignore_signals, parse_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
     from search.ablation import Ablation, AblationConfig
     from search.executors.base import Executor
     from search.session import Session
-
-_RUNS_DIR = Path("results/runs")
 
 
 def ablate(
@@ -28,6 +28,9 @@ def ablate(
     dimension: Annotated[
         str | None, typer.Option(help="Vary this instead of the fusion, as branches.0.patch_size.")
     ] = None,
+    components: Annotated[
+        str, typer.Option(help="Add these improvements to the base instead, one at a time: comma-separated, or all.")
+    ] = "",
     values: Annotated[str, typer.Option(help="Values of the dimension, comma-separated; the space's.")] = "",
     reference: Annotated[str | None, typer.Option(help="Compare with this one; cross_attention.")] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each, with the same seeds; at least 2.")] = 5,
@@ -47,15 +50,14 @@ def ablate(
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.", envvar="RAY_ADDRESS")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     weights: Annotated[bool, typer.Option(help="Keep every trial's weights.")] = True,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the studies.")] = _RUNS_DIR,
+    runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Compare fusion schemes, or values of any dimension, on one base over paired seeds, and say what is chance."""
     from search.ablation import AblationConfig, resolve_ablation
-    from search.cli import _parse_settings
     from search.executors.sizing import make_executor
     from search.study_config import StudyConfig
 
-    settings = _parse_settings(set_ or [])
+    settings = parse_settings(set_ or [])
     if epochs is not None:
         settings["epochs"] = epochs
     where = StudyConfig(
@@ -71,16 +73,22 @@ def ablate(
         runs_dir=runs_dir,
         keep_weights=weights,
     )
-    what = _what(dimension, schemes, values)
+    what = _what(dimension, schemes, values, components)
     config = AblationConfig(base=base, space=space, reference=reference, seeds=seeds, match=match, study=where, **what)
     ablation = resolve_ablation(config)
     _run(ablation, config, make_executor(where))
 
 
-def _what(dimension: str | None, schemes: str, values: str) -> dict[str, Any]:
-    from results.ablation_record import FUSION
+def _what(dimension: str | None, schemes: str, values: str, components: str) -> dict[str, Any]:
+    from results.ablation_record import COMPONENT, FUSION
     from search.ablation import AblationError
+    from search.components import COMPONENTS
 
+    if components and (dimension is not None or schemes or values):
+        raise AblationError("--components says what varies; leave --dimension, --schemes and --values out")
+    if components:
+        names = tuple(filter(None, (name.strip() for name in components.split(","))))
+        return {"dimension": COMPONENT, "values": tuple(COMPONENTS) if names == ("all",) else names}
     if dimension is not None and dimension != FUSION and schemes:
         raise AblationError(f"--schemes are values of the fusion; for {dimension} give --values")
     if schemes and values:
@@ -106,7 +114,6 @@ def _run(ablation: Ablation, config: AblationConfig, executor: Executor) -> None
     from rich.console import Console
 
     from search.ablation import run_ablation
-    from search.cli import EXIT_INTERRUPTED, _ignore_signals
     from search.environment import command_line
     from search.progress import SearchProgress
 
@@ -117,11 +124,11 @@ def _run(ablation: Ablation, config: AblationConfig, executor: Executor) -> None
         with SearchProgress(console, None) as progress:
             session = run_ablation(ablation, executor, listeners=[progress], on_open=progress.open)
     except KeyboardInterrupt:
-        _ignore_signals()
+        ignore_signals()
         console.print(
             f"interrupted; what finished is kept. To go on:\n  {command_line()}", markup=False, soft_wrap=True
         )
-        raise SystemExit(EXIT_INTERRUPTED) from None
+        raise SystemExit(interrupt.EXIT_INTERRUPTED) from None
     _show(ablation, session, console)
 
 
@@ -138,7 +145,6 @@ def _show(ablation: Ablation, session: Session, console: Console) -> None:
     from results.ablation import load_ablation
     from results.ablation_page import write_ablation
     from results.ablation_tables import rich_tables, verdict_lines
-    from search.cli import _check_success
 
     page = write_ablation(ablation.path)
     findings = load_ablation(ablation.path)
@@ -149,4 +155,4 @@ def _show(ablation: Ablation, session: Session, console: Console) -> None:
     for line in verdict_lines(findings):
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"report: {page}", markup=False, soft_wrap=True)
-    _check_success(session)
+    check_success(session)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search import interrupt
+from search.command_options import RUNS_DIR, RunsDir
+
 if TYPE_CHECKING:
     from search.executors.base import Executor
     from search.finalists import Wish
     from search.retrain import Retraining
 
-_EXIT_INTERRUPTED = 130
-_RUNS_DIR = Path("results/runs")
 
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the studies.")]
 StudyName = Annotated[str, typer.Argument(help="Name of the study.")]
 MaxFlops = Annotated[str | None, typer.Option(help="Most FLOPs (multiply-adds), as 40M.")]
 MaxParams = Annotated[str | None, typer.Option(help="Most parameters, as 1.5M.")]
@@ -44,7 +44,7 @@ def select(
         bool, typer.Option("--open-test", help="Open the test split, once, for the retrained finalists.")
     ] = False,
     device: Annotated[str, typer.Option(help="For the test: auto, cpu or cuda:N.")] = "auto",
-    runs_dir: RunsDir = _RUNS_DIR,
+    runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Choose what to deploy: hard limits, a preference, and how sure fresh seeds are of it."""
     from results.store import check_study_name
@@ -70,7 +70,7 @@ def retrain(
     executor: Annotated[str, typer.Option(help="ray, or local for this machine without Ray.")] = "ray",
     gpus_per_trial: Annotated[float | None, typer.Option(help="Share of a GPU that a trial takes.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
-    runs_dir: RunsDir = _RUNS_DIR,
+    runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Train finalists again on fresh seeds, then show what that says of them. Repeated, it goes on where it was."""
     from results.store import check_study_name
@@ -162,7 +162,7 @@ def _run(retraining: Retraining, executor: Executor) -> None:
         console.print(
             f"interrupted; what finished is kept. To go on:\n  {command_line()}", markup=False, soft_wrap=True
         )
-        raise SystemExit(_EXIT_INTERRUPTED) from None
+        raise SystemExit(interrupt.EXIT_INTERRUPTED) from None
 
 
 def _headline(retraining: Retraining) -> str:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def show_report(study_dir: Path, console: Console, figures: str = "") -> None:
-    """Write a study's report, with its plots as files if a format is named, and show its front.
+    """Write a study's report, with its plots as files if a format is named, and show its front; of an ablation also its
+    own page.
 
     Raises StoreError for a study that cannot be read, FigureFormatError for an unknown format.
     """
@@ -29,6 +30,10 @@ def show_report(study_dir: Path, console: Console, figures: str = "") -> None:
     console.print(rich_table(findings.members))
     if fmt:
         _write_figures(all_figures(findings), page, fmt, console)
+    if "ablation" in findings.study:
+        from results.ablation_page import write_ablation
+
+        console.print(f"ablation: {write_ablation(study_dir)}", markup=False, soft_wrap=True)
     console.print(f"report: {page}", markup=False, soft_wrap=True)
 
 

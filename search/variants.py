@@ -55,7 +55,7 @@ def vary(base: ArchConfig, path: str, values: Sequence[Any]) -> list[Variant]:
     if len(values) < 2:
         raise AblationError(f"an ablation compares at least 2 values of {path}, got {len(values)}: {_listed(values)}")
     variants = [make_variant(_name(value), base, {path: value}) for value in values]
-    _check_distinct(path, variants)
+    check_distinct(path, variants)
     return variants
 
 
@@ -131,7 +131,8 @@ def _check_schemes(values: Sequence[Any]) -> None:
             raise AblationError(f"unknown fusion scheme {value!r}; {suggest(str(value), FUSION_NAMES)}")
 
 
-def _check_distinct(path: str, variants: Sequence[Variant]) -> None:
+def check_distinct(path: str, variants: Sequence[Variant]) -> None:
+    """Raise AblationError if two variants are one network, or have one name."""
     seen: dict[str, str] = {}
     for variant in variants:
         same = seen.setdefault(variant.arch.key(), variant.name)

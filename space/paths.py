@@ -11,7 +11,14 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig, HeadConfig, suggest
+from crossvit_core.config import (
+    ArchConfig,
+    BranchConfig,
+    EncoderConfig,
+    HeadConfig,
+    ResidualAttentionConfig,
+    suggest,
+)
 
 NUM_ENCODERS = "num_encoders"
 
@@ -19,7 +26,9 @@ _FIELDS = {
     "branches": [field.name for field in dataclasses.fields(BranchConfig)],
     "encoders": [field.name for field in dataclasses.fields(EncoderConfig)],
     "head": [field.name for field in dataclasses.fields(HeadConfig)],
+    "residual_attention": [field.name for field in dataclasses.fields(ResidualAttentionConfig)],
 }
+_PER_BRANCH = ("depths", "windows")  # fields of an encoder that hold one value for every branch
 _EXAMPLES = "num_encoders, image_size, branches.0.patch_size, branches.*.embed_dim, encoders.*.fusion"
 
 Tree = dict[str, Any]
@@ -33,10 +42,17 @@ def to_tree(arch: ArchConfig) -> Tree:
     """The architecture as nested dicts and lists, every field present."""
     return {
         **vars(arch),
-        "branches": [dict(vars(branch)) for branch in arch.branches],
-        "encoders": [{**vars(encoder), "depths": list(encoder.depths)} for encoder in arch.encoders],
-        "head": dict(vars(arch.head)),
+        "branches": [{**vars(branch), "stem_dilations": list(branch.stem_dilations)} for branch in arch.branches],
+        "encoders": [_encoder_tree(encoder, len(arch.branches)) for encoder in arch.encoders],
+        "head": {**vars(arch.head), "taps": [list(tap) for tap in arch.head.taps]},
+        "residual_attention": {**vars(arch.residual_attention), "where": list(arch.residual_attention.where)},
     }
+
+
+def _encoder_tree(encoder: EncoderConfig, num_branches: int) -> Tree:
+    """Every branch has its place in the fields that hold one value for each."""
+    windows = list(encoder.windows) or [0] * num_branches
+    return {**vars(encoder), "depths": list(encoder.depths), "windows": windows}
 
 
 def copy_tree(tree: Tree) -> Tree:
@@ -44,8 +60,11 @@ def copy_tree(tree: Tree) -> Tree:
     return {
         **tree,
         "branches": [dict(branch) for branch in tree["branches"]],
-        "encoders": [{**encoder, "depths": list(encoder["depths"])} for encoder in tree["encoders"]],
-        "head": dict(tree["head"]),
+        "encoders": [
+            {**encoder, **{name: list(encoder[name]) for name in _PER_BRANCH}} for encoder in tree["encoders"]
+        ],
+        "head": {**tree["head"], "taps": [list(tap) for tap in tree["head"]["taps"]]},
+        "residual_attention": {**tree["residual_attention"], "where": list(tree["residual_attention"]["where"])},
     }
 
 
@@ -75,6 +94,7 @@ def from_tree(tree: Tree) -> ArchConfig:
             "branches": tuple(BranchConfig(**branch) for branch in tree["branches"]),
             "encoders": tuple(EncoderConfig(**encoder) for encoder in tree["encoders"]),
             "head": HeadConfig(**tree["head"]),
+            "residual_attention": ResidualAttentionConfig(**tree["residual_attention"]),
         }
     )
 
@@ -87,7 +107,7 @@ def check_path(path: str, num_branches: int) -> None:
     fields = _FIELDS.get(parts[0])
     if fields is None or len(parts) < 2:
         raise PathError(f"unknown path {path!r}; {suggest(parts[0], [*_FIELDS, NUM_ENCODERS, 'image_size'])}")
-    if parts[0] == "head":
+    if parts[0] in ("head", "residual_attention"):
         parts.insert(1, "*")
     if len(parts) < 3:
         raise PathError(f"path {path!r} needs an index or '*' and a field, for example {parts[0]}.*.{fields[-1]}")
@@ -101,12 +121,12 @@ def check_path(path: str, num_branches: int) -> None:
 def _check_field(path: str, parts: list[str], fields: list[str], num_branches: int) -> None:
     if parts[0] not in fields:
         raise PathError(f"path {path!r}: unknown field {parts[0]!r}; {suggest(parts[0], fields)}")
-    if parts[0] == "depths":
+    if parts[0] in _PER_BRANCH:
         valid = len(parts) == 1 or (
             len(parts) == 2 and (parts[1] == "*" or (parts[1].isdecimal() and int(parts[1]) < num_branches))
         )
         if not valid:
-            raise PathError(f"path {path!r}: depths takes a branch, 0 to {num_branches - 1}, or '*'")
+            raise PathError(f"path {path!r}: {parts[0]} takes a branch, 0 to {num_branches - 1}, or '*'")
     elif len(parts) > 1:
         raise PathError(f"path {path!r} goes on after the field {parts[0]!r}; known paths look like {_EXAMPLES}")
 

@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from crossvit_core import config, cost
+from crossvit_core import config, cost, exshortcut_config, residual_config
 from crossvit_core.blocks import AttentionBlock, Block
-from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig
+from crossvit_core.canonical import canonical
+from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig, HeadConfig
 from crossvit_core.cost import Cost, count_cost
 from crossvit_core.cross_attention import CrossAttentionBlock, SingleQueryAttention, direct_attention
 from crossvit_core.flops import count_activations_fvcore, count_flops_by_module
 from crossvit_core.fusion import FUSIONS, reference_form
 from crossvit_core.heads import HEADS
 from crossvit_core.model import CrossViT, build_model
+from crossvit_core.residual_config import ResidualAttentionConfig
 from crossvit_core.stems import STEMS
 
 
@@ -25,6 +27,7 @@ def branches(draw: st.DrawFn) -> BranchConfig:
     patch = draw(st.sampled_from([2, 3, 4, 6]))
     rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     heads = draw(st.integers(1, 3))
+    dilations = draw(st.sets(st.integers(1, 4), min_size=1))
     return BranchConfig(
         image_size=(rows * patch, columns * patch),
         patch_size=patch,
@@ -32,6 +35,12 @@ def branches(draw: st.DrawFn) -> BranchConfig:
         num_heads=heads,
         mlp_ratio=draw(st.sampled_from([0.5, 1, 2.5, 4])),
         stem=draw(st.sampled_from(config.STEM_NAMES)),
+        stem_dilations=tuple(sorted(dilations)),
+        conv_path=draw(st.booleans()),
+        conv_channels_per_group=draw(st.sampled_from([1, 2, 4])),
+        conv_ratio=draw(st.sampled_from([1, 2])),
+        conv_depth=draw(st.sampled_from([2, 3])),
+        conv_init=draw(st.sampled_from(config.CONV_INITS)),
     )
 
 
@@ -43,19 +52,50 @@ def encoders(draw: st.DrawFn, num_branches: int) -> EncoderConfig:
         fusion_depth=draw(st.integers(1, 3)),
         fusion_reading=draw(st.sampled_from(config.FUSION_READINGS)),
         identity_maps=draw(st.booleans()),
+        windows=draw(st.just(()) | st.tuples(*[st.integers(0, 4)] * num_branches)),
+    )
+
+
+@st.composite
+def heads(draw: st.DrawFn, num_branches: int) -> HeadConfig:
+    taps = st.tuples(st.integers(0, 2), st.integers(0, num_branches - 1))
+    return HeadConfig(
+        kind=draw(st.sampled_from(config.HEAD_NAMES)),
+        taps=tuple(draw(st.lists(taps, max_size=3))),
+        pool=draw(st.sampled_from(exshortcut_config.POOLS)),
+        project=draw(st.sampled_from(exshortcut_config.PROJECTIONS)),
+        mu=draw(st.sampled_from([1 / 3, 1.0, 4 / 3])),
+        init=draw(st.sampled_from(exshortcut_config.TAP_INITS)),
+    )
+
+
+@st.composite
+def residual_attentions(draw: st.DrawFn, parts: list[EncoderConfig]) -> ResidualAttentionConfig:
+    """Chains in branches without windows."""
+    free = [b for b in range(len(parts[0].depths)) if not any(part.window_side(b) for part in parts)]
+    return ResidualAttentionConfig(
+        where=tuple(b for b in free if draw(st.booleans())),
+        scope=draw(st.sampled_from(residual_config.SCOPES)),
+        fusion=draw(st.booleans()),
+        alpha_init=draw(st.sampled_from([0.5, 0.9])),
+        alpha_param=draw(st.sampled_from(residual_config.ALPHA_PARAMS)),
+        alpha_range=draw(st.sampled_from(residual_config.ALPHA_RANGES)),
     )
 
 
 @st.composite
 def architectures(draw: st.DrawFn) -> ArchConfig:
-    """Small networks of every stem, fusion, reading and number of branches, for images of any proportions."""
+    """Small networks of every stem, fusion, reading, option and number of branches, for images of any proportions."""
     parts = draw(st.lists(branches(), min_size=1, max_size=3))
+    stages = draw(st.lists(encoders(len(parts)), min_size=1, max_size=3))
     return ArchConfig(
         image_size=(draw(st.integers(4, 12)), draw(st.integers(4, 12))),
         in_channels=draw(st.integers(1, 3)),
         num_classes=draw(st.integers(1, 10)),
         branches=tuple(parts),
-        encoders=tuple(draw(st.lists(encoders(len(parts)), min_size=1, max_size=3))),
+        encoders=tuple(stages),
+        head=draw(heads(len(parts))),
+        residual_attention=draw(residual_attentions(stages)),
     )
 
 
@@ -170,7 +210,7 @@ def test_an_architecture_survives_its_dictionary(arch: ArchConfig) -> None:
 @given(arch=architectures())
 def test_one_key_means_one_function(arch: ArchConfig) -> None:
     """What the key folds away changes no output: weights of one description, in order, give the other's outputs."""
-    folded = ArchConfig.from_dict(config._canonical(arch))
+    folded = ArchConfig.from_dict(canonical(arch))
     assert folded.key() == arch.key()
     model, twin = _lively(arch), build_model(folded).double().eval()
     with torch.no_grad():

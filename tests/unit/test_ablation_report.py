@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from crossvit_core.config import FUSION_NAMES
 from crossvit_core.cost import count_cost
@@ -28,6 +30,7 @@ from results.records import Asked, Finished
 from results.store import StoreError, StudyStore
 from search.ablation import Ablation, AblationConfig, resolve_ablation, run_ablation
 from search.executors.local import InProcessExecutor
+from search.reporting import show_report
 from search.study_config import StudyConfig
 from search.synthetic import SyntheticEvaluation
 from search.variants import vary
@@ -150,6 +153,14 @@ def test_the_page_is_written_and_escapes_what_comes_in(written: Path) -> None:
         "ablation.md",
         "ablation.tex",
     ]
+
+
+def test_the_report_of_an_ablation_brings_its_own_page(written: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    (written / "report" / "ablation.html").unlink(missing_ok=True)
+    show_report(written, console)
+    assert (written / "report" / "ablation.html").is_file()
+    assert "ablation.html" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_an_ablation_that_has_not_begun_has_a_page(tmp_path: Path) -> None:

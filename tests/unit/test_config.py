@@ -47,7 +47,7 @@ WRONG: list[tuple[ArchConfig, str]] = [
     (_branch(mlp_ratio=True), "branch 0: mlp_ratio must be a finite number, got True; use one such as 4"),
     (_branch(mlp_ratio=float("nan")), "branch 0: mlp_ratio must be a finite number, got nan; use one such as 4"),
     (_branch(mlp_ratio=float("inf")), "branch 0: mlp_ratio must be a finite number, got inf; use one such as 4"),
-    (_branch(stem="convs"), "branch 0: stem 'convs' is unknown; did you mean 'conv'? known: conv, linear"),
+    (_branch(stem="convs"), "branch 0: stem 'convs' is unknown; did you mean 'conv'? known: conv, linear, reduction"),
     (
         _branch(stem="conv", patch_size=5, image_size=15),
         "branch 0: the conv stem needs a patch_size of 2^a*3^b, got 5; use 4 or 6",
@@ -92,7 +92,7 @@ WRONG: list[tuple[ArchConfig, str]] = [
     ),
     (
         NANO.replace(head=HeadConfig(kind="mean")),
-        "head.kind 'mean' is unknown; known: class_token",
+        "head.kind 'mean' is unknown; known: class_token, exshortcut",
     ),
     (NANO.replace(num_classes=0), "num_classes must be an integer of at least 1, got 0; use 1"),
     (NANO.replace(in_channels=3.4), "in_channels must be an integer of at least 1, got 3.4; use 3"),

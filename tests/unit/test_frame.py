@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from results.architecture import arch_columns, describe_arch
+from results.architecture import abbreviate_columns, arch_columns, describe_arch
 from results.frame import RUNNING, build_frame, front, load_frame, progress
 from results.records import STATUSES, Asked, Finished
 from results.store import StoreError
@@ -139,6 +139,19 @@ def test_architecture_in_words() -> None:
     words = describe_arch(copy.deepcopy(ARCH))
     assert words == "patch 4/8, width 16/32, K=2, depth 1+2, cross-attention, linear stem, heads 2, MLP x4"
     assert describe_arch({}) == ""
+
+
+def test_options_are_in_the_words_only_where_they_are_on() -> None:
+    plain = arch_columns(ARCH)
+    assert plain["options"] == ""
+    assert abbreviate_columns(plain).endswith(")")
+    encoders = [{"depths": [1, 2], "windows": [4, 0]}, {"depths": [1, 2]}]
+    branches = [ARCH["branches"][0], {**ARCH["branches"][1], "conv_path": True}]
+    options = {"residual_attention": {"where": [0, 1], "fusion": True}, "head": {"kind": "exshortcut"}}
+    words = describe_arch({**ARCH, **options, "encoders": encoders, "branches": branches})
+    assert words.endswith(
+        "residual attention 0+1 + residual fusion + convolutions 1 + windows 4/0, 0 + ExShortcut head"
+    )
 
 
 def test_encoders_that_differ_are_told_apart() -> None:

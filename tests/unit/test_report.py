@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from results.findings import Findings, load_findings, primary_cost, validation_images
 from results.frame import load_frame
+from results.quantization import QuantizedPoint, append_point, trial_folder
 from results.records import Ended
 from results.report import write_report
 from results.report_figures import accuracy_figures
@@ -282,3 +284,50 @@ def test_the_page_owns_up_to_a_look_at_the_test_split(typical_study: Any, tmp_pa
     text = read_page(write_report(tmp_path / "s")).text
     assert "has not been looked at" not in text
     assert "The test split was opened on 1970-01-01 00:00:00 UTC for trial 3 (93.1 %)." in text
+
+
+def test_quantised_points_stand_beside_the_front(typical_study: Any, tmp_path: Path) -> None:
+    def add(method: str, precision: str, bits: float, accuracy: float, operations: int) -> None:
+        point = QuantizedPoint(
+            trial=2,
+            arch_key="key00002",
+            method=method,
+            precision=precision,
+            bits=bits,
+            val_accuracy=accuracy,
+            kl=0.01,
+            weight_bits=bits,
+            activation_bits=bits,
+            mean_bits=bits,
+            model_bytes=1000,
+            bit_operations=operations,
+            num_val_images=200,
+            weights="sha256-1",
+            calibration_images=128,
+            alpha=0.5,
+            rho=1.0,
+            device="cpu",
+            torch="2",
+            seconds=1.0,
+        )
+        append_point(trial_folder(tmp_path / "s", 2), point)
+
+    add("none", "full", 32, 0.90, 200_000 * 1024)
+    add("base", "single", 8, 0.89, 200_000 * 64)
+    add("base", "single", 4, 0.10, 200_000 * 64 + 1)
+    add("sqb_optm", "mixed", 4, 0.88, 200_000 * 16)
+    page = write_report(tmp_path / "s").read_text(encoding="utf-8")
+    section = page[page.index("Fewer bits") : page.index("How the search went")]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", section)
+    rows = [cells[start : start + 4] for start in range(0, len(cells), 6)]
+    # The cheapest of the front has 100 k FLOPs x 1024 and 80 %: 8 bits of trial 2 have fewer and 89 %.
+    assert rows == [
+        ["2", "SQ-b + OPT-m, Greedy MP", "4", "88.0 %"],
+        ["2", "symmetric", "8", "89.0 %"],
+        ["2", "full precision", "32", "90.0 %"],
+        ["3", "full precision", "32", "95.0 %"],
+    ]
+
+
+def test_without_quantised_points_nothing_is_said_of_them(typical_study: Any, tmp_path: Path) -> None:
+    assert "Fewer bits" not in write_report(tmp_path / "s").read_text(encoding="utf-8")

@@ -65,7 +65,7 @@ def test_mistakes_name_the_line_and_the_fix(old: str, new: str, message: str) ->
 def test_unknown_names_are_answered_with_known_ones(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="unknown space 'smal'; did you mean 'small'"):
         load_space("smal")
-    with pytest.raises(SpaceError, match=r"no space file .*; built in: bench, cifar, paper, small, smoke"):
+    with pytest.raises(SpaceError, match=r"no space file .*; built in: bench, cifar, extended, paper, small, smoke"):
         load_space(str(tmp_path / "none.yaml"))
 
 

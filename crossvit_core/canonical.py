@@ -1,0 +1,99 @@
+"""The canonical form of an architecture: what its key names. Whatever cannot change the function is folded away."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from crossvit_core.config import STACKABLE_FUSIONS, ArchConfig, BranchConfig, EncoderConfig
+from crossvit_core.exshortcut_config import folded_head, taps_of
+from crossvit_core.residual_config import folded
+from crossvit_core.vitae_cost import window_on
+
+_CONV_PATH = ("conv_path", "conv_channels_per_group", "conv_ratio", "conv_depth", "conv_init")
+
+
+def canonical(arch: ArchConfig) -> dict[str, Any]:
+    """``to_dict`` with everything folded that cannot change the function computed."""
+    arch = _with_folded_options(arch)
+    arch = _merge_unfused(arch.replace(encoders=tuple(_fold_encoder(encoder, arch) for encoder in arch.encoders)))
+    branches = [_fold_branch(branch, index, arch.encoders) for index, branch in enumerate(arch.branches)]
+    return _with_folded_options(arch.replace(branches=tuple(branches))).to_dict()
+
+
+def _with_folded_options(arch: ArchConfig) -> ArchConfig:
+    if arch.residual_attention.is_on:
+        arch = arch.replace(residual_attention=folded(arch))
+    return arch.replace(head=folded_head(arch)) if arch.head.kind == "exshortcut" else arch
+
+
+def _fold_encoder(encoder: EncoderConfig, arch: ArchConfig) -> EncoderConfig:
+    equal_widths = len({branch.embed_dim for branch in arch.branches}) < len(arch.branches)
+    changes: dict[str, Any] = {}
+    if encoder.fusion not in STACKABLE_FUSIONS:
+        changes["fusion_depth"] = 1
+    if encoder.fusion != "cross_attention" or encoder.fusion_depth == 1:
+        changes["fusion_reading"] = "published"
+    if encoder.fusion != "cross_attention" or not equal_widths:
+        changes["identity_maps"] = False
+    if encoder.windows:
+        changes["windows"] = tuple(_fold_window(encoder, b, branch) for b, branch in enumerate(arch.branches))
+    return dataclasses.replace(encoder, **changes)
+
+
+def _fold_window(encoder: EncoderConfig, index: int, branch: BranchConfig) -> int:
+    """A window that holds the whole grid is none, nor is one of a branch without blocks."""
+    side = encoder.window_side(index)
+    return side if encoder.depths[index] and window_on(branch.grid, side) else 0
+
+
+def _merge_unfused(arch: ArchConfig) -> ArchConfig:
+    """Blocks that nothing separates are one run of blocks: an encoder without fusion joins the next one."""
+    tapped = {encoder for encoder, _ in taps_of(arch)}
+    merged: list[EncoderConfig] = []
+    ends: list[int] = []  # the last of the encoders that each is made of
+    for index, encoder in enumerate(arch.encoders):
+        if merged and ends[-1] not in tapped and _are_one_run(merged[-1], encoder, arch):
+            ends.pop()
+            encoder = _joined(merged.pop(), encoder)
+        merged.append(encoder)
+        ends.append(index)
+    if len(merged) > 1 and ends[-2] not in tapped and merged[-1].fusion == "none" and not any(merged[-1].depths):
+        merged.pop()
+        ends.pop()
+    taps = tuple((ends.index(encoder), branch) for encoder, branch in taps_of(arch))
+    head = dataclasses.replace(arch.head, taps=taps) if taps else arch.head
+    return arch.replace(encoders=tuple(merged), head=head)
+
+
+def _are_one_run(before: EncoderConfig, encoder: EncoderConfig, arch: ArchConfig) -> bool:
+    """Does nothing happen between two encoders: no fusion, no new start of residual attention, no other windows?"""
+    residual = arch.residual_attention
+    anew = residual.where if residual.scope == "encoder" else ()
+    both = [b for b in range(len(arch.branches)) if before.depths[b] and encoder.depths[b]]
+    same_windows = all(before.window_side(b) == encoder.window_side(b) for b in both)
+    return before.fusion == "none" and same_windows and not any(b in anew for b in both)
+
+
+def _joined(before: EncoderConfig, encoder: EncoderConfig) -> EncoderConfig:
+    """One run of blocks of two; where both have blocks, their windows are the same."""
+    depths = tuple(a + b for a, b in zip(before.depths, encoder.depths))
+    sides = tuple((before if depth else encoder).window_side(b) for b, depth in enumerate(before.depths))
+    return dataclasses.replace(encoder, depths=depths, windows=sides)
+
+
+def _fold_branch(branch: BranchConfig, index: int, encoders: Sequence[EncoderConfig]) -> BranchConfig:
+    """A branch without blocks has no FFN; one that no attention runs in has no heads."""
+    without_blocks = all(encoder.depths[index] == 0 for encoder in encoders)
+    without_attention = without_blocks and not any(encoder.fusion in STACKABLE_FUSIONS for encoder in encoders)
+    changes: dict[str, Any] = {}
+    if without_blocks:
+        changes["mlp_ratio"] = 4.0
+    if without_attention:
+        changes["num_heads"] = 1
+    if branch.stem != "reduction":
+        changes["stem_dilations"] = BranchConfig.stem_dilations
+    if without_blocks or not branch.conv_path:
+        changes |= {name: getattr(BranchConfig, name) for name in _CONV_PATH}
+    return dataclasses.replace(branch, **changes)
