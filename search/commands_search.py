@@ -158,5 +158,10 @@ def _show_next(study: Study, session: Session, console: Console) -> None:
     if session.stop_reason:
         console.print("next: open the report", markup=False)
         return
-    more = command_line(trials=2 * study.trials)
-    console.print(f"next: open the report, or go on searching with\n  {more}", markup=False, soft_wrap=True)
+    lines = (
+        "next: open the report; choose what to deploy with",
+        f"  make select STUDY={study.name}",
+        "or go on searching with",
+        f"  {command_line(trials=2 * study.trials)}",
+    )
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
