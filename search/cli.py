@@ -8,14 +8,14 @@ from typing import NoReturn
 import typer
 
 from search import interrupt
-from search.commands_ablate import ablate
-from search.commands_bench import bench
-from search.commands_export import export
-from search.commands_list import count, spaces
-from search.commands_quantize import quantize
-from search.commands_search import search
-from search.commands_select import retrain, select
-from search.commands_study import dashboard, report, status
+from search.commands.ablate import ablate
+from search.commands.bench import bench
+from search.commands.export import export
+from search.commands.listing import count, spaces
+from search.commands.quantize import quantize
+from search.commands.search import search
+from search.commands.select import retrain, select
+from search.commands.study import dashboard, report, status
 
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
 

@@ -35,7 +35,7 @@ from results.records import Asked, Finished, Status
 from results.store import StoreError, StudyStore
 from search import interrupt
 from search.cli import main
-from search.commands_export import show_export
+from search.commands.export import show_export
 from search.exporting import TrialExport, export_trial, validation_images
 from search.finalists import retrain_dir
 from search.trained import find_trained

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from search.command_options import RUNS_DIR, RunsDir
+from search.commands.options import RUNS_DIR, RunsDir
 
 
 def spaces() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from search.commands.options import RUNS_DIR, RunsDir
 
 if TYPE_CHECKING:
     from results.quantization import QuantizedPoint
@@ -29,7 +30,7 @@ def quantize(
         str, typer.Option(help="auto: the best retrained seed if there is one; search: the trial's own; retrain.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the studies.")] = Path("results/runs"),
+    runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Quantise a trial after training, simulated: accuracy at 8 to 3 bits, and at mixed bits. Goes on where it was."""
     from rich.console import Console

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search import interrupt
-from search.command_options import RUNS_DIR, RunsDir
+from search.commands.options import RUNS_DIR, RunsDir
 
 if TYPE_CHECKING:
     from search.executors.base import Executor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search import interrupt
-from search.command_options import RUNS_DIR, RunsDir, check_success, ignore_signals, parse_settings
+from search.commands.options import RUNS_DIR, RunsDir, check_success, ignore_signals, parse_settings
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.commands.options import RUNS_DIR, RunsDir
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -26,7 +28,7 @@ def export(
         str, typer.Option(help="auto: the best retrained seed if there is one; search: the trial's own; retrain.")
     ] = "auto",
     pairs: Annotated[int, typer.Option(help="Timed windows.", min=10)] = 60,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the studies.")] = Path("results/runs"),
+    runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Export a trial: written, read back, compared with the network on validation images, timed in its runtime."""
     from rich.console import Console

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search.commands.options import RUNS_DIR, RunsDir
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -34,7 +36,7 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Without a study: folder to keep baselines.csv in.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     pairs: Annotated[int, typer.Option(help="Timed windows per architecture.", min=10)] = 200,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the studies.")] = Path("results/runs"),
+    runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Time a study's front again, alone and longer: the throughput to quote. Run nothing beside it."""
     from rich.console import Console
