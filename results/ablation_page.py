@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from results.ablation import ALIKE, PAPER_SOURCE, AblationFindings, load_ablation
@@ -19,8 +18,8 @@ from results.ablation_tables import (
 )
 from results.page import bullet_list, escape, fields_table, figure, folded, page, paragraph, section, table
 from results.plots_ablation import draw_differences, gather_differences
-from results.store import WriteError
-from results.units import plural
+from results.report import write_files
+from results.units import plural, sentence
 
 _WHAT = {FUSION: "fusion schemes", COMPONENT: "components"}
 
@@ -30,21 +29,18 @@ def write_ablation(study_dir: Path) -> Path:
 
     The same records give the same bytes; works at any time. Raises StoreError if the study is no ablation.
     """
-    findings = load_ablation(study_dir)
+    return write_findings(load_ablation(study_dir))
+
+
+def write_findings(findings: AblationFindings) -> Path:
+    """``write_ablation`` of what has been read already."""
     files = {
         "ablation.csv": to_csv(findings),
         "ablation.md": to_markdown(findings),
         "ablation.tex": to_latex(findings),
         "ablation.html": build_page(findings),
     }
-    folder = study_dir / "report"
-    try:
-        folder.mkdir(exist_ok=True)
-        for name, text in files.items():
-            _replace(folder / name, text)
-    except OSError as error:
-        raise WriteError(f"cannot write the report to {folder}: {error.strerror or error}") from error
-    return folder / "ablation.html"
+    return write_files(findings.study_dir / "report", files) / "ablation.html"
 
 
 def build_page(findings: AblationFindings) -> str:
@@ -97,8 +93,8 @@ def _tables(findings: AblationFindings) -> str:
     return section(
         "Accuracy",
         table(*result_cells(findings)),
-        paragraph(f"{_sentence(RESULT_NOTE)} Full figures: ablation.csv, .md and .tex beside this page.", "muted"),
-    ) + section("Cost", table(*cost_cells(findings), kind="plain"), paragraph(_sentence(COST_NOTE) + source, "muted"))
+        paragraph(f"{sentence(RESULT_NOTE)} Full figures: ablation.csv, .md and .tex beside this page.", "muted"),
+    ) + section("Cost", table(*cost_cells(findings), kind="plain"), paragraph(sentence(COST_NOTE) + source, "muted"))
 
 
 def _verdicts(findings: AblationFindings) -> str:
@@ -159,17 +155,3 @@ def _caveats(findings: AblationFindings) -> str:
 
 def _joined(labels: list[str]) -> str:
     return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
-
-
-def _replace(path: Path, text: str) -> None:
-    """A page that is being read must not be seen half written."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

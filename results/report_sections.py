@@ -20,7 +20,7 @@ from results.repeats import RUNS, SPREAD
 from results.report_figures import accuracy_figures, importance_figures, progress_figures, quantized_figures
 from results.report_method import caveats, measurement
 from results.tables import FRONT_NOTE, KEY_LENGTH, front_cells
-from results.units import human_count, percent, plural, with_spread
+from results.units import human_count, percent, plural, sentence, with_spread
 
 MAX_REASONS = 60
 MAX_LISTED = 12
@@ -95,7 +95,7 @@ def _pick_card(row: pd.Series, picks: list[Pick]) -> tuple[str, str, list[str]]:
         size + (speed if math.isfinite(row["throughput_ips"]) else ""),
         row["architecture"],
         Markup(f"trial {row['trial']} · {copy_button(row['arch_key'], row['arch_key'][:KEY_LENGTH])}"),
-        *(_sentence(pick.why) for pick in picks),
+        *(sentence(pick.why) for pick in picks),
     ]
     title = ", ".join(pick.wish if index == 0 else pick.wish.lower() for index, pick in enumerate(picks))
     return title, f"{percent(row[ACCURACY])} · {human_count(row['macs'])} FLOPs", lines
@@ -235,10 +235,6 @@ def _stop_reasons(rows: pd.DataFrame) -> pd.Series:
 def _numbers(trials: pd.Series) -> str:
     more = f" and {len(trials) - MAX_LISTED:,} more" if len(trials) > MAX_LISTED else ""
     return ", ".join(str(trial) for trial in trials.iloc[:MAX_LISTED]) + more
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
 
 
 _AGAIN = ("arch_key", ACCURACY, SPREAD, RUNS, "architecture")

@@ -143,11 +143,11 @@ def _headline(ablation: Ablation, config: AblationConfig) -> str:
 
 def _show(ablation: Ablation, session: Session, console: Console) -> None:
     from results.ablation import load_ablation
-    from results.ablation_page import write_ablation
+    from results.ablation_page import write_findings
     from results.ablation_tables import rich_tables, verdict_lines
 
-    page = write_ablation(ablation.path)
     findings = load_ablation(ablation.path)
+    page = write_findings(findings)
     for table in rich_tables(findings):
         console.print()
         console.print(table)
