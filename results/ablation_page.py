@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from results.ablation import ALIKE, PAPER_SOURCE, AblationFindings, load_ablation
-from results.ablation_record import COMPONENT, FUSION
+from results.ablation_record import COMPONENT, PLAIN
 from results.ablation_tables import (
     COST_NOTE,
     RESULT_NOTE,
@@ -20,8 +20,6 @@ from results.page import bullet_list, escape, fields_table, figure, folded, page
 from results.plots_ablation import draw_differences, gather_differences
 from results.report import write_files
 from results.units import plural, sentence
-
-_WHAT = {FUSION: "fusion schemes", COMPONENT: "components"}
 
 
 def write_ablation(study_dir: Path) -> Path:
@@ -52,14 +50,23 @@ def build_page(findings: AblationFindings) -> str:
 
 
 def _headline(findings: AblationFindings) -> str:
-    ablated, data = findings.study["ablation"], findings.study.get("data", {})
-    what = _WHAT.get(findings.dimension, f"values of {findings.dimension}")
+    data = findings.study.get("data", {})
     done = max((len(result.accuracies) for result in findings.results), default=0)
     text = (
-        f"{len(findings.results)} {what} on the base {ablated['base']}, trained on {data.get('name', '?')} with "
-        f"{plural(done, 'seed')} each: {summary(findings)}"
+        f"{_subject(findings)}, trained on {data.get('name', '?')} with {plural(done, 'seed')} each: "
+        f"{summary(findings)}"
     )
     return paragraph(text, "headline")
+
+
+def _subject(findings: AblationFindings) -> str:
+    """What is compared, and on which base. The plain base is a variant, but no component."""
+    base, names = findings.study["ablation"]["base"], [result.name for result in findings.results]
+    if findings.dimension == COMPONENT:
+        added = plural(len(names) - names.count(PLAIN), "component")
+        return f"{added}, each added alone to the base {base}, and the plain base"
+    what = "fusion schemes" if findings.is_of_fusion else f"values of {findings.dimension}"
+    return f"{len(names)} {what} on the base {base}"
 
 
 def summary(findings: AblationFindings) -> str:

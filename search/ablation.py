@@ -16,9 +16,9 @@ from typing import Any
 from crossvit_core.config import FUSION_NAMES, ArchConfig, suggest
 from crossvit_core.cost import count_cost
 from crossvit_core.presets import PRESETS
-from results.ablation_record import COMPONENT, FUSION, SOURCE_PREFIX
+from results.ablation_record import COMPONENT, FUSION, PLAIN, SOURCE_PREFIX
 from results.store import StudyStore, plain_name
-from search.components import PLAIN, add_components
+from search.components import add_components
 from search.enqueue import load_arch
 from search.executors.base import Executor
 from search.list_searcher import ListedTrial, ListSearcher

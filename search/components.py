@@ -10,10 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from crossvit_core.config import ArchConfig, suggest
+from results.ablation_record import PLAIN
 from search.variants import AblationError, Variant, check_distinct, make_variant
-
-# The base as it is: what every component is compared with.
-PLAIN = "plain"
 
 
 class Component(NamedTuple):

@@ -12,9 +12,10 @@ from crossvit_core.cost import count_cost
 from crossvit_core.model import build_model
 from crossvit_core.presets import PRESETS
 from results.ablation import load_ablation
-from results.ablation_record import COMPONENT
+from results.ablation_page import build_page
+from results.ablation_record import COMPONENT, PLAIN
 from search.ablation import AblationConfig, resolve_ablation, run_ablation
-from search.components import COMPONENTS, PLAIN, add_components
+from search.components import COMPONENTS, add_components
 from search.executors.local import InProcessExecutor
 from search.study_config import StudyConfig
 from search.variants import AblationError
@@ -63,3 +64,5 @@ def test_an_ablation_of_components_compares_them_with_the_plain_base(tmp_path: P
     assert [result.label for result in findings.results] == ["plain", "residual attention", "windows"]
     assert all(len(result.accuracies) == 2 for result in findings.results)
     assert findings.reference_label == "plain"
+    counted = "2 components, each added alone to the base crossvit_micro_16, and the plain base, trained on"
+    assert counted in build_page(findings)
