@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pandas as pd
 
 from results.metrics import ACCURACY
 from results.repeats import SPREAD
-from results.store import StoreError
+from results.store import StoreError, write_durably
 
 FILE_NAME = "baselines.csv"
 
@@ -68,7 +67,7 @@ def save_baseline(folder: Path, name: str, found: Mapping[str, Any]) -> None:
         rows.append(row := {"name": name})
     row.update({key: _as_text(value) for key, value in found.items()})
     try:
-        _replace(path, _to_csv(rows))
+        write_durably(path, _to_csv(rows))
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -120,15 +119,3 @@ def _as_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}" if math.isfinite(value) else ""
     return str(value)
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

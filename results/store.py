@@ -108,17 +108,7 @@ class StudyStore:
         """Write a file of the study whole or not at all. OSError passes through."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(data, file, indent=1, allow_nan=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        write_durably(target, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
     def append(self, event: Event) -> None:
         """Add an event and return when it is on the disk. Raises WriteError, with the ledger as before."""
@@ -180,6 +170,20 @@ class StudyStore:
         except OSError:
             self._ledger.close()
             self._ledger = None
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a file whole or not at all, and return when it is on the disk. OSError passes through."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
 
 
 def find_studies(runs_dir: Path) -> list[str]:
