@@ -17,7 +17,7 @@ from results.importance import Importance, assess_importance, read_dimensions
 from results.metrics import ACCURACY, COSTS, cost_metric
 from results.quantization import load_quantized
 from results.records import Asked, Ended, Event, Rung
-from results.repeats import RETRAIN_SUFFIX, RUNS, fold_repeats
+from results.repeats import RUNS, fold_repeats, retrain_dir
 from results.store import StudyStore
 from results.test_ledger import read_look
 
@@ -118,7 +118,7 @@ def primary_cost(study: Mapping[str, Any]) -> str:
 
 def read_retrained(study_dir: Path) -> pd.DataFrame:
     """The finalists that were trained again on fresh seeds, in the study beside this one: see ``fold_repeats``."""
-    path = study_dir.with_name(study_dir.name + RETRAIN_SUFFIX)
+    path = retrain_dir(study_dir)
     frame = build_frame(StudyStore.open_readonly(path).events() if StudyStore.exists(path) else ())
     folded = fold_repeats(frame[frame["status"] == "ok"])
     return folded[np.isfinite(folded[ACCURACY])].sort_values(["macs", "trial"])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from results.metrics import ACCURACY, COSTS
 
 RUNS, SPREAD = "runs", "accuracy_sd"
-RETRAIN_SUFFIX = "-retrain"
-"""What the name of the study that trains the finalists of another one again adds to the name of that one."""
+_RETRAIN_SUFFIX = "-retrain"
+
+
+def retrain_dir(study_dir: Path) -> Path:
+    """Where the finalists of a study are trained again: a study of its own beside it."""
+    return study_dir.with_name(study_dir.name + _RETRAIN_SUFFIX)
 
 
 def fold_repeats(frame: pd.DataFrame) -> pd.DataFrame:

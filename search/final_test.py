@@ -9,11 +9,12 @@ from crossvit_core.config import ArchConfig
 from crossvit_core.train import open_split, score
 from crossvit_core.weights import WeightsError, load_model
 from results.records import Asked
+from results.repeats import retrain_dir
 from results.store import StudyStore
 from results.test_ledger import Look, TestedRun, add_score, open_look, read_look
 from results.units import plural
 from search.evaluate import pick_device
-from search.finalists import SelectionError, retrain_dir
+from search.finalists import SelectionError
 from search.retrain import open_study_data
 from search.selection import Selection
 from search.selection_report import retrain_command

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from results.frame import RUNNING
 from results.metrics import ACCURACY
 from results.records import Finished
+from results.repeats import retrain_dir
 from results.selection import could_be_best, utility
 from results.store import StudyStore
 from results.units import plural
@@ -23,7 +24,6 @@ from space.limits import format_number
 
 MIN_FINALISTS, MAX_FINALISTS = 3, 5
 DEFAULT_SEEDS = 3
-RETRAIN_SUFFIX = "-retrain"
 
 _CAN_BE_TRAINED_AGAIN = ("ok", "stopped")
 
@@ -57,11 +57,6 @@ class FreshRun:
 
 
 FreshRuns = dict[str, tuple[FreshRun, ...]]
-
-
-def retrain_dir(study_dir: Path) -> Path:
-    """Where the finalists of a study are trained again: a study of its own beside it."""
-    return study_dir.with_name(study_dir.name + RETRAIN_SUFFIX)
 
 
 def fresh_runs(study_dir: Path) -> FreshRuns:

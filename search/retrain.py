@@ -14,13 +14,14 @@ from crossvit_core.config import ArchConfig
 from crossvit_core.data import ImageData, load_dataset
 from crossvit_core.recipe import TrainRecipe
 from results.records import Asked, Event
+from results.repeats import retrain_dir
 from results.store import StoreError, StudyStore
 from results.units import plural
 from search.checkpoint_sweeper import CheckpointSweeper
 from search.choices import check_device
 from search.environment import describe_environment
 from search.executors.base import Executor
-from search.finalists import DEFAULT_SEEDS, SelectionError, retrain_dir
+from search.finalists import DEFAULT_SEEDS, SelectionError
 from search.list_searcher import ListedTrial, ListSearcher
 from search.plan import MeasurePlan, Plan, geometric_rungs
 from search.session import Listener, Session, StudyFailedError

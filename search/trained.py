@@ -10,8 +10,8 @@ from typing import Any
 from crossvit_core.artefact import ExportError
 from crossvit_core.config import ArchConfig, suggest
 from results.records import Asked, Finished
+from results.repeats import retrain_dir
 from results.store import StudyStore
-from search.finalists import retrain_dir
 
 ORIGINS = ("auto", "search", "retrain")
 

@@ -32,12 +32,12 @@ from crossvit_core.model import CrossViT, build_model
 from crossvit_core.presets import PRESETS
 from crossvit_core.weights import save_weights
 from results.records import Asked, Finished, Status
+from results.repeats import retrain_dir
 from results.store import StoreError, StudyStore
 from search import interrupt
 from search.cli import main
 from search.commands.export import show_export
 from search.exporting import TrialExport, export_trial, validation_images
-from search.finalists import retrain_dir
 from search.trained import find_trained
 
 ROOT = Path(__file__).parents[2]

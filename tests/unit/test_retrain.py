@@ -17,11 +17,12 @@ from crossvit_core.recipe import RecipeError
 from crossvit_core.train import open_split, score
 from crossvit_core.weights import load_model
 from results.records import Asked, Event, Finished
+from results.repeats import retrain_dir
 from results.store import StoreError, StudyStore
 from results.test_ledger import LEDGER_NAME, SecondLookError, TestedRun, open_look, read_look
 from search.executors.local import InProcessExecutor
 from search.final_test import look_at_test
-from search.finalists import SelectionError, Wish, retrain_dir
+from search.finalists import SelectionError, Wish
 from search.list_searcher import ListedTrial, ListSearcher
 from search.retrain import RetrainConfig, fresh_seed, open_study_data, resolve_retraining, run_retraining
 from search.selection import select

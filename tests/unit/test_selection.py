@@ -13,6 +13,7 @@ import pytest
 from results.frame import front, load_frame
 from results.picks import pick_members
 from results.records import Asked, Finished
+from results.repeats import retrain_dir
 from results.selection import (
     PreferenceError,
     describe_judgement,
@@ -23,7 +24,7 @@ from results.selection import (
     utility,
 )
 from results.store import StoreError, StudyStore
-from search.finalists import SelectionError, Wish, retrain_dir
+from search.finalists import SelectionError, Wish
 from search.selection import Selection, select
 from search.selection_report import next_command, selection_rows, write_selection
 from space import Limit
