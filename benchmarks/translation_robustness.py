@@ -1,17 +1,25 @@
 """How far predictions survive a shift of the image: residual attention (ReViT) against the plain network.
 
 The protocol is ours; the paper's is not public. Both networks are trained alike, over several seeds: same recipe, same
-initial weights wherever names agree. Images of a split are then shifted by (dx, dy) with dx, dy in {0, +-s}, without
-(0, 0), borders reflected, for every size s. Printed per size: top-1 accuracy, and consistency, the share of images
-whose prediction does not change; for both networks, and their difference with a paired bootstrap interval over images
-(the mean over seeds and directions of one image is what is drawn). Shifts that are whole patches of a branch are
-marked: s for the small patches, l for the large, - for neither. A positive difference is what the paper says.
+order of images, same initial weights wherever names agree. Images of a split are then shifted by (dx, dy) with dx, dy
+in {0, +-s}, without (0, 0), borders reflected, for every size s. Of both networks and of their difference, per size:
 
-Last come each network's alphas, and the mean cosine similarity of its patch tokens by depth, in the last third of which
-the paper's would be the lower.
+- top-1 accuracy, and what of the accuracy on unshifted images is lost (the two may differ in that one already);
+- consistency, the share of images whose prediction does not change.
 
-    python benchmarks/translation_robustness.py [--data digits] [--shifts 0,1,2,4] [--seeds 3] [--epochs 20]
+Each difference has two 95 % intervals. That over images (a paired bootstrap; of one image the mean over seeds and
+directions is drawn) holds for these very networks; that over seeds (paired t) for networks trained anew, and is the one
+to judge ReViT by. The line to judge by is the last, all shifts together; the others explore. Shifts that are whole
+patches of a branch are marked and summed up apart: s for the small patches, l for the large, - for neither. What the
+paper says is that less is lost with residual attention, a negative difference there.
+
+Last come each network's alpha, and the mean cosine similarity of its patch tokens by depth, in the last third of which
+the paper's would be the lower. ``--out`` keeps it all, written anew after every seed: figures.csv, summary.csv,
+networks.csv, similarity.csv and environment.json.
+
+    python -m benchmarks.translation_robustness [--data digits] [--shifts 0,1,2,4] [--seeds 3] [--epochs 20]
         [--base crossvit_micro_16] [--depth 4] [--where 0,1] [--scope network] [--alpha-param shared] [--device cpu]
+        [--augment none] [--split val] [--images train=6000,val=500,test=2000] [--out DIR]
 
 The reference's shifts {0, 2, 4, 8, 12, 16, 24} are for 240 px; digits have 16, and by default proportionate ones.
 """
@@ -19,34 +27,35 @@ The reference's shifts {0, 2, 4, 8, 12, 16, 24} are for 240 px; digits have 16, 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
+import json
+import shlex
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.translation_summary import Outcome, Pair, group_of, show_similarities, show_summary, summary
 from crossvit_core.branches import share_initial_weights
 from crossvit_core.config import ArchConfig
 from crossvit_core.data import ImageData, load_dataset
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.presets import PRESETS
-from crossvit_core.recipe import TrainRecipe
+from crossvit_core.recipe import AUGMENT_NAMES, TrainRecipe
 from crossvit_core.residual_config import ResidualAttentionConfig
 from crossvit_core.train import Split, open_split, train_model
+from search.environment import describe_environment
 
-RESAMPLES = 2000
 BATCH_SIZE = 512
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Of one network, by image: shares of the directions of one shift in which it is right, and in which it stays."""
-
-    right: np.ndarray
-    stays: np.ndarray
+NETWORKS = ("plain", "residual")
 
 
 def shifted(images: Tensor, dx: int, dy: int) -> Tensor:
@@ -63,7 +72,8 @@ def directions(size: int) -> list[tuple[int, int]]:
     """Every (dx, dy) of components 0 and +-size, without (0, 0)."""
     if size == 0:
         return [(0, 0)]
-    return [shift for shift in itertools.product((-size, 0, size), repeat=2) if any(shift)]
+    steps = (-size, 0, size)
+    return [(dx, dy) for dx, dy in itertools.product(steps, steps) if dx or dy]
 
 
 @torch.inference_mode()
@@ -79,14 +89,6 @@ def outcome(model: CrossViT, split: Split, size: int) -> Outcome:
     return Outcome(np.mean([p == labels for p in each], axis=0), np.mean([p == unshifted for p in each], axis=0))
 
 
-def bootstrap(difference: np.ndarray) -> tuple[float, float, float]:
-    """Mean of a paired difference over images, and its 95 % interval."""
-    rng = np.random.default_rng(0)
-    means = [difference[rng.integers(len(difference), size=len(difference))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(difference.mean()), float(low), float(high)
-
-
 @torch.inference_mode()
 def similarities(model: CrossViT, images: Tensor, branch: int) -> list[float]:
     """Mean cosine similarity of two patch tokens of one image, after every block of a branch."""
@@ -95,7 +97,7 @@ def similarities(model: CrossViT, images: Tensor, branch: int) -> list[float]:
     def keep(_: nn.Module, __: object, output: Tensor | tuple[Tensor, object]) -> None:
         seen.append((output[0] if isinstance(output, tuple) else output)[:, 1:])
 
-    blocks = [block for encoder in model.blocks for block in encoder.blocks[branch]]  # type: ignore[union-attr, index]
+    blocks = [block for encoder in model.blocks for block in encoder.blocks[branch]]  # type: ignore[index]
     hooks = [block.register_forward_hook(keep) for block in blocks]
     model.eval().forward_intermediates(images)  # which computes every row of every block
     for hook in hooks:
@@ -110,44 +112,17 @@ def _similarity(units: Tensor) -> float:
 
 def train_pair(
     archs: Sequence[ArchConfig], data: ImageData, recipe: TrainRecipe, seed: int, device: str
-) -> list[CrossViT]:
-    """One network of every architecture, trained from the initial weights of the first."""
-    models = []
+) -> tuple[list[CrossViT], list[float]]:
+    """One network of every architecture, trained from the initial weights of the first; validation accuracies."""
+    models, accuracies = [], []
     for arch in archs:
         torch.manual_seed(seed)
         model = build_model(arch)
         share_initial_weights(model, archs[0], seed)
         *_, last = train_model(model, data, recipe, seed=seed, device=device)
-        alphas = model.residual_attention.values() if model.residual_attention is not None else {}
-        print(f"seed {seed}: validation accuracy {last.val_accuracy:.4f}  alphas {alphas}", flush=True)
         models.append(model)
-    return models
-
-
-def group_of(size: int, arch: ArchConfig) -> str:
-    """Which branches a shift moves by whole patches: 's', 'l', 'sl' or '-'."""
-    whole = [size * b.size[0] / arch.size[0] % b.patch_size == 0 for b in arch.branches]
-    return "".join(name for name, is_whole in zip("sl", whole) if is_whole) or "-"
-
-
-def print_shifts(pairs: list[list[CrossViT]], split: Split, sizes: list[int]) -> None:
-    print("shift  patches  plain top-1  residual  difference (95 %)            plain same  residual  difference (95 %)")
-    for size in sizes:
-        plain, residual = ([outcome(pair[index], split, size) for pair in pairs] for index in (0, 1))
-        cells = []
-        for name in ("right", "stays"):
-            ours, theirs = (np.mean([getattr(o, name) for o in outcomes], axis=0) for outcomes in (residual, plain))
-            mean, low, high = bootstrap(ours - theirs)
-            cells.append(f"{theirs.mean():11.4f} {ours.mean():9.4f}  {mean:+.4f} ({low:+.4f} to {high:+.4f})")
-        print(f"{size:5d}  {group_of(size, pairs[0][0].arch):>7}  {'  '.join(cells)}", flush=True)
-
-
-def print_similarities(pairs: list[list[CrossViT]], images: Tensor) -> None:
-    print("mean cosine similarity of patch tokens after every block, mean over seeds")
-    for branch in range(len(pairs[0][0].arch.branches)):
-        for index, name in enumerate(("plain", "residual")):
-            mean = np.mean([similarities(pair[index], images, branch) for pair in pairs], axis=0)
-            print(f"  branch {branch} {name:9}" + " ".join(f"{value:+.3f}" for value in mean))
+        accuracies.append(last.val_accuracy)
+    return models, accuracies
 
 
 def architectures(options: argparse.Namespace, data: ImageData) -> list[ArchConfig]:
@@ -160,7 +135,62 @@ def architectures(options: argparse.Namespace, data: ImageData) -> list[ArchConf
     return [plain, plain.replace(residual_attention=residual).check()]
 
 
-def main() -> None:
+def figures(seed: int, pair: Pair, arch: ArchConfig) -> list[dict[str, Any]]:
+    """What each network of a seed shows at each size of shift."""
+    return [
+        {
+            "seed": seed,
+            "network": name,
+            "shift_px": size,
+            "patches": group_of(size, arch),
+            "top1": outcome.right.mean(),
+            "same": outcome.stays.mean(),
+        }
+        for name, outcomes in zip(NETWORKS, pair)
+        for size, outcome in outcomes.items()
+    ]
+
+
+def describe_networks(seed: int, models: Sequence[CrossViT], accuracies: Sequence[float]) -> list[dict[str, Any]]:
+    """Validation accuracy and alphas of each network."""
+    alphas = [model.residual_attention.values() if model.residual_attention is not None else {} for model in models]
+    return [
+        {"seed": seed, "network": name, "val_accuracy": accuracy, "alpha": json.dumps(alpha)}
+        for name, accuracy, alpha in zip(NETWORKS, accuracies, alphas)
+    ]
+
+
+def describe_similarities(seed: int, models: Sequence[CrossViT], images: Tensor) -> list[dict[str, Any]]:
+    """See ``similarities``: of every block of each network."""
+    return [
+        {"seed": seed, "network": name, "branch": branch, "block": block, "similarity": value}
+        for name, model in zip(NETWORKS, models)
+        for branch in range(len(model.arch.branches))
+        for block, value in enumerate(similarities(model, images, branch))
+    ]
+
+
+def keep(folder: Path | None, tables: dict[str, pd.DataFrame]) -> None:
+    """Called after every seed: what is measured is kept."""
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    command = shlex.join(["python", "-m", "benchmarks.translation_robustness", *sys.argv[1:]])
+    about = {**describe_environment(), "command": command, "threads": torch.get_num_threads()}
+    (folder / "environment.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def with_images(data: ImageData, asked: str) -> ImageData:
+    """The data with so many images of a split, drawn at random, as 'train=6000,test=2000'."""
+    sizes = {name: int(count) for name, _, count in (part.partition("=") for part in asked.split(",") if part)}
+    rng = np.random.default_rng(0)
+    chosen = {name: np.sort(rng.permutation(data.splits[name])[:count]) for name, count in sizes.items()}
+    return dataclasses.replace(data, splits={**data.splits, **chosen}, cache_path=None)
+
+
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="digits")
     parser.add_argument("--base", default="crossvit_micro_16", choices=sorted(PRESETS), metavar="PRESET")
@@ -168,19 +198,38 @@ def main() -> None:
     parser.add_argument("--where", default="0,1", help="branches with residual attention")
     parser.add_argument("--scope", default="network")
     parser.add_argument("--alpha-param", default="shared")
-    parser.add_argument("--split", default="val", choices=("val", "test"), help="test is for finalists")
+    parser.add_argument("--split", default="val", choices=("val", "test"), help="whose images are shifted")
+    parser.add_argument("--images", default="", help="how many of a split, as train=6000,test=2000; all of them")
     parser.add_argument("--shifts", default="0,1,2,4", help="pixels")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--augment", default="none", choices=AUGMENT_NAMES, help="none and flip show no shifts")
     parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    data = load_dataset(options.data, image_size=PRESETS[options.base].size)
+    parser.add_argument("--out", type=Path, help="folder for the tables and environment.json")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
+    data = with_images(load_dataset(options.data, image_size=PRESETS[options.base].size), options.images)
     archs = architectures(options, data)
-    recipe = TrainRecipe(epochs=options.epochs)
-    pairs = [train_pair(archs, data, recipe, seed, options.device) for seed in range(options.seeds)]
+    recipe = TrainRecipe(epochs=options.epochs, augment=options.augment)
     split = open_split(data, options.split, options.device)
-    print_shifts(pairs, split, [int(size) for size in options.shifts.split(",")])
-    print_similarities(pairs, split.batch(split.rows[:BATCH_SIZE])[0])
+    sizes = sorted({0, *(int(size) for size in options.shifts.split(","))})
+    pairs: list[Pair] = []
+    found: dict[str, list[dict[str, Any]]] = {"figures": [], "networks": [], "similarity": []}
+    for seed in range(options.seeds):
+        models, accuracies = train_pair(archs, data, recipe, seed, options.device)
+        plain, residual = ({size: outcome(model, split, size) for size in sizes} for model in models)
+        pairs.append((plain, residual))
+        found["figures"] += figures(seed, pairs[-1], archs[0])
+        found["networks"] += describe_networks(seed, models, accuracies)
+        found["similarity"] += describe_similarities(seed, models, split.batch(split.rows[:BATCH_SIZE])[0])
+        tables = {"summary": summary(pairs, archs[0]), **{name: pd.DataFrame(rows) for name, rows in found.items()}}
+        keep(options.out, tables)
+        print(pd.DataFrame(found["networks"][-2:]).to_string(header=seed == 0, index=False), flush=True)
+    show_summary(tables["summary"])
+    show_similarities(tables["similarity"])
 
 
 if __name__ == "__main__":
