@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crossvit_core import measure
 from crossvit_core.config import Size
 from crossvit_core.device_info import device_id
 from crossvit_core.device_lock import DeviceLock
@@ -31,11 +32,7 @@ from crossvit_core.timing import (
     warm_up,
 )
 
-FLAGS = {
-    "contended": "the thread waited for the processor: wall exceeds CPU time, or (GPU) the reference's windows differ",
-    "unstable": "warm-up ended before window times settled",
-    "few_windows": "the model is too slow for the windows asked for within max_seconds",
-}
+FLAGS = {name: measure.FLAGS[name] for name in ("contended", "unstable", "few_windows")}
 
 
 @dataclass(frozen=True)
