@@ -27,7 +27,7 @@ from crossvit_core.train import DivergedError, EpochResult, open_split, train_mo
 from crossvit_core.weights import save_weights
 from results.records import Finished, Rung, Status
 from search.measuring import Candidate, LimitBrokenError, measure
-from search.outcomes import first_line, is_memory_error, memory_error
+from search.outcomes import first_line, is_memory_error, make_outcome, memory_error
 from search.plan import Plan
 from search.trial import Trial
 
@@ -66,17 +66,9 @@ def evaluate(trial: Trial, plan: Plan) -> Iterator[Rung | Finished]:
     if status == "failed":
         _free_memory(device)  # not before here: an exception holds on to the tensors of its frames
     _keep_files(trial, plan, progress, log)
-    yield Finished(
-        trial=trial.number,
-        status=status,
-        arch_key=trial.arch_key,
-        arch=trial.arch.to_dict(),
-        seed=trial.seed,
-        seconds=round(progress.earlier_seconds + time.perf_counter() - start, 3),
-        device=device,
-        metrics=progress.metrics,
-        error="; ".join(filter(None, [error, *progress.notes])),
-    )
+    seconds = progress.earlier_seconds + time.perf_counter() - start
+    error = "; ".join(filter(None, [error, *progress.notes]))
+    yield make_outcome(trial, status, seconds, progress.metrics, device=device, error=error)
 
 
 def pick_device(asked: str) -> str:

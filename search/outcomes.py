@@ -1,4 +1,4 @@
-"""Outcomes of a trial that its evaluation does not bring itself, and how one kind of failure is told from others."""
+"""Outcomes of a trial, those that its evaluation does not bring itself above all, and how failures are told apart."""
 
 from __future__ import annotations
 
@@ -10,25 +10,42 @@ from search.trial import Trial
 OUT_OF_MEMORY = "out of memory"
 
 
+def make_outcome(
+    trial: Trial, status: Status, seconds: float, metrics: Mapping[str, float], *, device: str = "", error: str = ""
+) -> Finished:
+    """How a trial ended, for the ledger; ``seconds`` to the millisecond."""
+    return Finished(
+        trial=trial.number,
+        status=status,
+        arch_key=trial.arch_key,
+        arch=trial.arch.to_dict(),
+        seed=trial.seed,
+        seconds=round(seconds, 3),
+        device=device,
+        metrics=dict(metrics),
+        error=error,
+    )
+
+
 def stopped_outcome(trial: Trial, rung: Rung, seconds: float, device: str) -> Finished:
     """The outcome of a trial that the session stopped at a rung."""
-    return _outcome(trial, "stopped", seconds, {**rung.metrics, "epochs": rung.epoch}, device=device)
+    return make_outcome(trial, "stopped", seconds, {**rung.metrics, "epochs": rung.epoch}, device=device)
 
 
 def overdue_outcome(trial: Trial, minutes: float, seconds: float) -> Finished:
     """The outcome of a trial whose worker was ended since nothing was heard of it for ``minutes``."""
     error = f"took longer than {minutes:g} minutes between two reports, so its worker was ended"
-    return _outcome(trial, "failed", seconds, {}, error=error)
+    return make_outcome(trial, "failed", seconds, {}, error=error)
 
 
 def broken_outcome(trial: Trial, error: str, seconds: float) -> Finished:
     """The outcome of a trial whose evaluation raised instead of yielding one: a defect of ours."""
-    return _outcome(trial, "failed", seconds, {}, error=error)
+    return make_outcome(trial, "failed", seconds, {}, error=error)
 
 
 def out_of_memory_outcome(trial: Trial, error: str, seconds: float) -> Finished:
     """The outcome of a trial whose worker was ended by the system for the memory it took."""
-    return _outcome(trial, "failed", seconds, {}, error=f"{memory_error('its machine', trial)}: {error}")
+    return make_outcome(trial, "failed", seconds, {}, error=f"{memory_error('its machine', trial)}: {error}")
 
 
 def memory_error(device: str, trial: Trial) -> str:
@@ -61,19 +78,3 @@ def first_line(error: BaseException) -> str:
 def ran_out_of_memory(finished: Finished) -> bool:
     """Whether the trial failed for want of memory."""
     return finished.status == "failed" and finished.error.startswith(OUT_OF_MEMORY)
-
-
-def _outcome(
-    trial: Trial, status: Status, seconds: float, metrics: Mapping[str, float], *, device: str = "", error: str = ""
-) -> Finished:
-    return Finished(
-        trial=trial.number,
-        status=status,
-        arch_key=trial.arch_key,
-        arch=trial.arch.to_dict(),
-        seed=trial.seed,
-        seconds=round(seconds, 3),
-        device=device,
-        metrics=dict(metrics),
-        error=error,
-    )

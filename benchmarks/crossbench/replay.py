@@ -20,13 +20,14 @@ from crossvit_core.cost import count_cost
 from crossvit_core.recipe import TrainRecipe
 from results.records import Event, Finished, Rung
 from results.store import StudyStore
-from search.outcomes import stopped_outcome
+from search.outcomes import make_outcome, stopped_outcome
 from search.plan import Plan
 from search.searcher import Searcher
 from search.session import Session
 from search.stopping import StoppingRule
 from search.trial import Trial
 
+_DEVICE = "simulated"
 _TIMES = ("train_seconds", "train_cpu_seconds")
 
 
@@ -123,7 +124,7 @@ class SimulatedExecutor:
             session.record(event)
         elif session.report(event) == "stop":
             seconds = round(current.due_s - current.start_s, 3)
-            session.record(stopped_outcome(trial, event, seconds, "simulated"))
+            session.record(stopped_outcome(trial, event, seconds, _DEVICE))
         else:
             self._push(running, _Running(0.0, next(order), current.start_s, trial, next(current.later), current.later))
 
@@ -194,29 +195,19 @@ def _known_at(training: Training, epoch: int) -> dict[str, float]:
 
 
 def _finished(trial: Trial, training: Training) -> Finished:
-    return Finished(
-        trial=trial.number,
-        status=training.status,  # type: ignore[arg-type]
-        arch_key=trial.arch_key,
-        arch=trial.arch.to_dict(),
-        seed=trial.seed,
-        seconds=round(training.metrics["train_cpu_seconds"], 3),
-        device="simulated",
-        metrics=dict(training.metrics),
+    return make_outcome(
+        trial,
+        training.status,  # type: ignore[arg-type]
+        training.metrics["train_cpu_seconds"],
+        training.metrics,
+        device=_DEVICE,
         error=training.error,
     )
 
 
 def _infeasible(trial: Trial) -> Finished:
     cost = count_cost(trial.arch)
-    return Finished(
-        trial=trial.number,
-        status="infeasible",
-        arch_key=trial.arch_key,
-        arch=trial.arch.to_dict(),
-        seed=trial.seed,
-        seconds=0.0,
-        device="simulated",
-        metrics={"macs": cost.macs, "params": cost.params},
-        error=f"macs is {cost.macs}, over the limit or not in the table",
+    error = f"macs is {cost.macs}, over the limit or not in the table"
+    return make_outcome(
+        trial, "infeasible", 0.0, {"macs": cost.macs, "params": cost.params}, device=_DEVICE, error=error
     )
