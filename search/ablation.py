@@ -92,10 +92,9 @@ def resolve_ablation(config: AblationConfig) -> Ablation:
     file = load_space(config.space or StudyConfig.space) if config.space or not config.base else None
     base = _find_base(config, file)
     values = _find_values(config, file)
-    reference = _find_reference(config, base, _vary(base, config.dimension, values))
-    study = resolve_study(
-        _study_config(config, len(_vary(base, config.dimension, values))), _space_file(config, base, values, file)
-    )
+    variants = _vary(base, config.dimension, values)
+    reference = _find_reference(config, base, variants)
+    study = resolve_study(_study_config(config, len(variants)), _space_file(config, base, values, file))
     variants = _match(_vary(study.space.base, config.dimension, values), reference, config.match)
     of_reference = next(variant.arch for variant in variants if variant.name == reference)
     plan = replace(study.plan, share_weights_with=of_reference, score_branches=True)
