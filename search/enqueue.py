@@ -60,8 +60,17 @@ def load_arch(name: str, runs_dir: Path) -> ArchConfig:
         return _read_arch(Path(name))
     trial = _TRIAL.fullmatch(name)
     if trial is not None:
-        return _arch_of_trial(runs_dir / check_study_name(trial[1]), int(trial[2]))
+        return asked_arch(runs_dir / check_study_name(trial[1]), int(trial[2]))
     raise ArchError(f"no preset, no file and no STUDY:TRIAL {name!r}; {suggest(name, PRESETS)}")
+
+
+def asked_arch(study_dir: Path, trial: int, error: type[Exception] = StoreError) -> ArchConfig:
+    """The architecture of a study's trial. Raises ``error`` if there is no such trial, StoreError if no such study."""
+    asked = {e.trial: e for e in StudyStore.open_readonly(study_dir).events() if isinstance(e, Asked)}
+    if trial not in asked:
+        there = f"it has trials 0 to {max(asked)}" if asked else "it has none yet"
+        raise error(f"study {study_dir.name!r} has no trial {trial}; {there}")
+    return ArchConfig.from_dict(asked[trial].arch)
 
 
 def _read_arch(path: Path) -> ArchConfig:
@@ -71,14 +80,6 @@ def _read_arch(path: Path) -> ArchConfig:
         raise ArchError(f"{path} is not JSON: {error}") from error
     except ArchError as error:
         raise ArchError(f"{path}: {error}") from error
-
-
-def _arch_of_trial(study_dir: Path, number: int) -> ArchConfig:
-    asked = {e.trial: e for e in StudyStore.open_readonly(study_dir).events() if isinstance(e, Asked)}
-    if number not in asked:
-        there = f"it has trials 0 to {max(asked)}" if asked else "it has none yet"
-        raise StoreError(f"study {study_dir.name!r} has no trial {number}; {there}")
-    return ArchConfig.from_dict(asked[number].arch)
 
 
 def _fitted(arch: ArchConfig, space: Space) -> ArchConfig:

@@ -9,9 +9,10 @@ from typing import Any
 
 from crossvit_core.artefact import ExportError
 from crossvit_core.config import ArchConfig, suggest
-from results.records import Asked, Finished
+from results.records import Finished
 from results.repeats import retrain_dir
 from results.store import StudyStore
+from search.enqueue import asked_arch
 
 ORIGINS = ("auto", "search", "retrain")
 
@@ -49,7 +50,7 @@ def find_trained(study_dir: Path, trial: int, origin: str = "auto") -> Trained:
     """
     if origin not in ORIGINS:
         raise ExportError(f"weights from {origin!r} are unknown; {suggest(origin, ORIGINS)}")
-    arch = _asked_arch(study_dir, trial)
+    arch = asked_arch(study_dir, trial, ExportError)
     again = retrain_dir(study_dir)
     retrained = list(_retrained(again, arch)) if origin != "search" and StudyStore.exists(again) else []
     if retrained:
@@ -60,14 +61,6 @@ def find_trained(study_dir: Path, trial: int, origin: str = "auto") -> Trained:
             f"make retrain STUDY={study_dir.name} TRIALS={trial}"
         )
     return _own(study_dir, trial, arch)
-
-
-def _asked_arch(study_dir: Path, trial: int) -> ArchConfig:
-    asked = {e.trial: e for e in StudyStore.open_readonly(study_dir).events() if isinstance(e, Asked)}
-    if trial not in asked:
-        there = f"it has trials 0 to {max(asked)}" if asked else "it has none yet"
-        raise ExportError(f"study {study_dir.name!r} has no trial {trial}; {there}")
-    return ArchConfig.from_dict(asked[trial].arch)
 
 
 def _retrained(study_dir: Path, arch: ArchConfig) -> Iterator[Trained]:
