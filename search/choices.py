@@ -101,13 +101,8 @@ def choose_budget(config: StudyConfig) -> Budget:
         raise StudyConfigError(str(error)) from error
 
 
-def choose_round_size(config: StudyConfig, stopping: Stopping) -> int:
+def choose_round_size(config: StudyConfig) -> int:
     """Trials in a round of a deterministic search: the workers it has; 0 for a search that is not."""
-    if config.deterministic and stopping.rule != Stopping.rule:
-        raise StudyConfigError(
-            f"a deterministic search cannot stop trials early: what the rule {stopping.rule!r} has seen when a trial "
-            "reports depends on which worker was faster; use --stopping none"
-        )
     return max(1, count_workers(config)) if config.deterministic else 0
 
 

@@ -63,7 +63,7 @@ class Session:
         self._seed = seed
         self._stopping = stopping or NeverStop()
         self._spending = spending or Spending(Budget())
-        self._rounds = Rounds(round_size, searcher.tell)
+        self._rounds = Rounds(round_size, searcher.tell, self._stopping)
         self._listeners: tuple[Listener, ...] = ()
         self._clock = clock
         self._asked: dict[int, Asked] = {}
@@ -133,7 +133,7 @@ class Session:
         return self._rungs[place].decision
 
     def record(self, finished: Finished) -> None:
-        """Write down how a trial ended, then tell the searcher. A second outcome of one trial is passed over.
+        """Write down how a trial ended; the searcher is told then. A second outcome of one trial is passed over.
 
         A trial that ran out of memory is handed out once more first, to have its device to itself.
         """
@@ -144,7 +144,6 @@ class Session:
         if finished.status == "stopped":
             finished = self._with_reasons(finished)
         self._finished[finished.trial] = self._write(finished)
-        self._rounds.add_finished(self._finished[finished.trial])
         self._watch_failures(finished)
 
     def record_lost(self, trial: Trial, reason: str, *, started: bool = True) -> None:
@@ -241,7 +240,6 @@ class Session:
     def _add_asked(self, asked: Asked) -> None:
         self._asked[asked.trial] = asked
         self._taken.add(asked.arch_key)
-        self._rounds.add_asked()
 
     def _begin(self) -> None:
         """Once in a process, before its first trial: time is counted from here."""
@@ -266,7 +264,6 @@ class Session:
                 self._rungs[(event.trial, event.epoch)] = event
             elif isinstance(event, Finished):
                 self._finished[event.trial] = event
-                self._rounds.add_finished(event)
             self._observe(event)
         self._spending.close_run()
 
@@ -281,7 +278,7 @@ class Session:
     def _observe(self, event: Event) -> None:
         """Of every event on the disk, once, in its order."""
         self._end_on_record = event.reason if isinstance(event, Ended) else ""
-        self._stopping.observe(event)
+        self._rounds.observe(event)
         self._spending.observe(event)
 
     def _watch_starts(self, started: bool, reason: str) -> None:

@@ -1,7 +1,7 @@
 """Which running trials are worth going on with, when there are several objectives: the rules of early stopping.
 
-A rule sees the events of the ledger, in its order, and nothing else: at a resume it is shown them again. It is asked
-at a trial's first arrival at a rung; what it says is written down before it is acted on and never asked again.
+A rule sees the events of the ledger and nothing else: at a resume it is shown them again. It is asked at a trial's
+first arrival at a rung; what it says is written down before it is acted on and never asked again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ class Verdict:
 
 
 class StoppingRule(Protocol):
-    """A function of the events it observed, in the order of the ledger: nothing else may change a verdict."""
+    """A function of the events it observed, in their order: nothing else may change a verdict.
+
+    ``compares``: the events by which it compares trials. ``search.rounds`` holds these back until a round is over.
+    """
+
+    compares: ClassVar[tuple[type, ...]]
 
     def observe(self, event: Event) -> None:
         """Learn of an event that is on the disk; also, in order, of those of an earlier process."""
@@ -135,6 +140,7 @@ class NeverStop:
     """Every trial is trained to its end."""
 
     settings: ClassVar[tuple[str, ...]] = ()
+    compares: ClassVar[tuple[type, ...]] = ()
 
     def __init__(self, basis: Basis | None = None) -> None:
         pass
@@ -151,6 +157,7 @@ class Asha:
     """Successive halving without waiting (Li et al. 2020), on accuracy alone: it favours large and fast learners."""
 
     settings: ClassVar[tuple[str, ...]] = ("eta",)
+    compares: ClassVar[tuple[type, ...]] = (Rung,)
 
     def __init__(self, basis: Basis) -> None:
         self._basis = basis
@@ -192,6 +199,7 @@ class ParetoRank:
     """Goes on when its non-domination rank in accuracy so far and the known costs is in the best 1/eta of the rung."""
 
     settings: ClassVar[tuple[str, ...]] = ("eta",)
+    compares: ClassVar[tuple[type, ...]] = (Rung,)
 
     def __init__(self, basis: Basis) -> None:
         self._basis = basis
@@ -225,6 +233,7 @@ class Optimistic:
     """
 
     settings: ClassVar[tuple[str, ...]] = ("max_killed",)
+    compares: ClassVar[tuple[type, ...]] = (Finished,)
 
     def __init__(self, basis: Basis) -> None:
         self._basis = basis

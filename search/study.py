@@ -145,7 +145,7 @@ def resolve_study(config: StudyConfig, file: SpaceFile | None = None) -> Study:
         stopping=stopping,
         budget=budget,
         enqueued=tuple(find_enqueued(config.enqueue, space, config.runs_dir)),
-        round_size=choose_round_size(config, stopping),
+        round_size=choose_round_size(config),
         mirrors=mirrors,
         notes=(*notes, *note_unrepeatable(config, objectives)),
     )

@@ -1,4 +1,7 @@
-"""A study driver to be killed: ``drive.py FOLDER TRIALS EXECUTOR SECONDS_PER_EPOCH STOPPING``. Ends with 'over'."""
+"""A study driver to be killed: ``drive.py FOLDER TRIALS EXECUTOR SECONDS_PER_EPOCH STOPPING [ROUND]``; says 'over'.
+
+With a ROUND it has that many workers and asks in rounds of them, else two workers and no rounds.
+"""
 
 from __future__ import annotations
 
@@ -17,28 +20,28 @@ from search.synthetic import SyntheticEvaluation
 from space import load_space
 
 
-def make_executor(name: str, evaluate: SyntheticEvaluation) -> Executor:
+def make_executor(name: str, workers: int, evaluate: SyntheticEvaluation) -> Executor:
     if name == "ray":
         from search.executors.ray_tune import RayExecutor
 
-        return RayExecutor(2, evaluate=evaluate)
+        return RayExecutor(workers, evaluate=evaluate)
     from search.executors.local import ProcessExecutor
 
-    return ProcessExecutor(2, evaluate)
+    return ProcessExecutor(workers, evaluate)
 
 
-def main(folder: Path, trials: int, executor: str, seconds: float, stopping: str) -> None:
+def main(folder: Path, trials: int, executor: str, seconds: float, stopping: str, round_size: int) -> None:
     starts = folder.parent / "starts"
     starts.mkdir(exist_ok=True)
-    evaluate = SyntheticEvaluation(seconds=seconds, starts_dir=starts)
+    evaluate = SyntheticEvaluation(seconds=seconds, starts_dir=starts, uneven=round_size > 1)
     objectives = find_objectives(("val_accuracy", "macs"))
     searcher = OptunaSearcher(load_space("small").space, objectives, sampler="tpe", trials=trials, seed=0)
-    rule = make_rule(Stopping(stopping, rungs=(0.34, 0.67)), objectives, epochs=3)
+    rule = make_rule(Stopping(stopping, max_killed=0.3, rungs=(0.34, 0.67)), objectives, epochs=3)
     with StudyStore.open(folder) if StudyStore.exists(folder) else StudyStore.create(folder, {}) as store:
-        session = Session(store, searcher, trials=trials, seed=0, stopping=rule)
-        make_executor(executor, evaluate).run(session, Plan(TrainRecipe(), Path("unused"), None))
+        session = Session(store, searcher, trials=trials, seed=0, stopping=rule, round_size=round_size)
+        make_executor(executor, round_size or 2, evaluate).run(session, Plan(TrainRecipe(), Path("unused"), None))
     print("over")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]), sys.argv[5])
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]), sys.argv[5], int([*sys.argv, "0"][6]))

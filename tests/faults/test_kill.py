@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -21,8 +22,11 @@ from search.interrupt import descendants
 DRIVER = Path(__file__).with_name("drive.py")
 
 
-def start(folder: Path, trials: int, executor: str, seconds: float, stopping: str = "none") -> subprocess.Popen[str]:
-    command = [sys.executable, str(DRIVER), str(folder), str(trials), executor, str(seconds), stopping]
+def start(
+    folder: Path, trials: int, executor: str, seconds: float, stopping: str = "none", round_size: int = 0
+) -> subprocess.Popen[str]:
+    arguments = (folder, trials, executor, seconds, stopping, round_size)
+    command = [sys.executable, str(DRIVER), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -105,6 +109,37 @@ def test_decisions_to_stop_outlive_the_driver(tmp_path: Path) -> None:
     stopped = {n: outcome for n, outcome in outcomes.items() if outcome.status == "stopped"}
     assert len(stopped) > 3
     assert {n: outcome.metrics["epochs"] for n, outcome in stopped.items()} == stops
+
+
+def trials_in(folder: Path) -> list[Asked | Rung | Finished]:
+    """What was asked, seen and decided, trial by trial, without the clock."""
+    events = StudyStore.open_readonly(folder).events()
+    kept = [dataclasses.replace(e, time=0.0) for e in events if isinstance(e, (Asked, Rung, Finished))]
+    kept = [dataclasses.replace(e, seconds=0.0, device="") if isinstance(e, Finished) else e for e in kept]
+    return sorted(kept, key=lambda event: event.trial)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stopping", "workers"),
+    [("asha", 1), ("hyperband", 1), ("pareto_rank", 1), ("optimistic", 1), ("pareto_rank", 3), ("optimistic", 3)],
+)
+def test_a_deterministic_search_that_stops_early_is_the_same_after_a_kill(
+    tmp_path: Path, stopping: str, workers: int
+) -> None:
+    trials, whole, broken = 18, tmp_path / "whole", tmp_path / "broken"
+    process = start(whole, trials, "local", 0.03, stopping, workers)
+    assert "over" in process.communicate(timeout=90)[0]
+    process = start(broken, trials, "local", 0.03, stopping, workers)
+    wait_for_finished(broken, trials // 2, process)
+    process.kill()
+    process.communicate()
+    assert trials // 2 <= len(finished_in(broken)) < trials
+    process = start(broken, trials, "local", 0.03, stopping, workers)
+    assert "over" in process.communicate(timeout=90)[0]
+    assert trials_in(broken) == trials_in(whole)
+    stopped = [outcome for outcome in finished_in(whole).values() if outcome.status == "stopped"]
+    assert 1 <= len(stopped) < trials
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from results.tables import front_cells
 from search.executors.local import InProcessExecutor, ProcessExecutor
 from search.objectives import find_objectives
 from search.optuna_searcher import OptunaSearcher
+from search.outcomes import stopped_outcome
 from search.plan import MeasurePlan, Plan
 from search.session import Session
 from search.stopping import NeverStop, Stopping, StoppingError, Verdict, make_rule
@@ -38,12 +39,14 @@ SYNTHETIC_RUNGS = (0.34, 0.67)
 PLAN = Plan(TrainRecipe(), Path("unused"), None)
 
 
-def open_session(store: StudyStore, name: str, trials: int, sampler: str = "random", **settings: object) -> Session:
+def open_session(
+    store: StudyStore, name: str, trials: int, sampler: str = "random", round_size: int = 0, **settings: object
+) -> Session:
     objectives = find_objectives(ALL)
     stopping = Stopping(name, rungs=SYNTHETIC_RUNGS, **settings)  # type: ignore[arg-type]
     searcher = OptunaSearcher(load_space("smoke").space, objectives, sampler=sampler, trials=trials, seed=0)
     rule = make_rule(stopping, objectives, SYNTHETIC_EPOCHS)
-    return Session(store, searcher, trials=trials, seed=0, stopping=rule)
+    return Session(store, searcher, trials=trials, seed=0, stopping=rule, round_size=round_size)
 
 
 @pytest.fixture
@@ -112,13 +115,22 @@ def ledger_of(path: Path) -> list[Event]:
 
 
 @pytest.mark.parametrize(
-    ("name", "sampler"), [("optimistic", "tpe"), ("pareto_rank", "nsga2"), ("hyperband", "random")]
+    ("name", "sampler", "round_size"),
+    [
+        ("optimistic", "tpe", 0),
+        ("optimistic", "tpe", 1),
+        ("pareto_rank", "nsga2", 1),
+        ("asha", "tpe", 3),
+        ("hyperband", "random", 0),
+    ],
 )
-def test_a_study_that_is_killed_and_resumed_is_the_unbroken_one(tmp_path: Path, name: str, sampler: str) -> None:
+def test_a_study_that_is_killed_and_resumed_is_the_unbroken_one(
+    tmp_path: Path, name: str, sampler: str, round_size: int
+) -> None:
     def run(path: Path, writes: int = 0) -> None:
         with DyingStore.open(path) if StudyStore.exists(path) else DyingStore.create(path, {}) as store:
             store.writes = writes  # type: ignore[attr-defined]
-            session = open_session(store, name, 14, sampler, max_killed=0.3, eta=2)
+            session = open_session(store, name, 14, sampler, round_size, max_killed=0.3, eta=2)
             InProcessExecutor(SyntheticEvaluation()).run(session, PLAN)
 
     run(tmp_path / "whole")
@@ -132,6 +144,49 @@ def test_a_study_that_is_killed_and_resumed_is_the_unbroken_one(tmp_path: Path, 
             run(path, writes)
         run(path)
         assert ledger_of(path) == whole
+
+
+def test_with_one_worker_rounds_stop_the_same_trials_as_no_rounds(tmp_path: Path) -> None:
+    ledgers = []
+    for round_size in (0, 1):
+        with StudyStore.create(tmp_path / str(round_size), {}) as store:
+            session = open_session(store, "pareto_rank", 14, "tpe", round_size, eta=2)
+            InProcessExecutor(SyntheticEvaluation()).run(session, PLAN)
+            ledgers.append(ledger_of(store.path))
+    assert ledgers[0] == ledgers[1]
+    assert any(isinstance(event, Finished) and event.status == "stopped" for event in ledgers[0])
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "pareto_rank", "optimistic"])
+def test_in_rounds_it_does_not_matter_which_worker_was_faster(tmp_path: Path, name: str) -> None:
+    """Three trials at a time, their rungs and ends interleaved at random: the same are stopped, at the same rungs."""
+    decided = []
+    for seed in range(2):
+        with StudyStore.create(tmp_path / str(seed), {}) as store:
+            session = open_session(store, name, 21, "nsga2", 3, max_killed=0.3, eta=2)
+            interleave(session, 3, np.random.default_rng(seed))
+            rungs = [event for event in store.events() if isinstance(event, Rung)]
+            assert [rung.trial for rung in rungs] != sorted(rung.trial for rung in rungs)
+            decided.append({(rung.trial, rung.epoch): (rung.decision, rung.metrics) for rung in rungs})
+    assert decided[0] == decided[1]
+    assert 1 <= sum(decision == "stop" for decision, _ in decided[0].values()) < 21
+
+
+def interleave(session: Session, workers: int, rng: np.random.Generator) -> None:
+    """Run the session with that many trials under way, any of which may be the next to report."""
+    running: list[tuple[Trial, Iterator[Rung | Finished]]] = []
+    while not session.is_over():
+        while len(running) < workers and (trial := session.next_trial()) is not None:
+            running.append((trial, SyntheticEvaluation()(trial, PLAN)))
+        trial, events = running[int(rng.integers(len(running)))]
+        event = next(events)
+        if isinstance(event, Finished):
+            session.record(event)
+        elif session.report(event) == "continue":
+            continue
+        else:
+            session.record(stopped_outcome(trial, event, 0.0, ""))
+        running.remove((trial, events))
 
 
 def test_a_decision_on_the_disk_stands_whatever_the_rule_says_now(study: StudyStore) -> None:

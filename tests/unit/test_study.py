@@ -105,7 +105,6 @@ def test_budgets_samplers_and_rounds_that_cannot_be_are_bad_input(tmp_path: Path
         ({"sampler": "tpee"}, "unknown sampler 'tpee'; did you mean 'tpe'"),
         ({"hours": -1.0}, "hours must be a number above 0"),
         ({"plateau": 0}, "plateau must be a number of trials"),
-        ({"deterministic": True, "stopping": "asha"}, "a deterministic search cannot stop trials early"),
     ):
         with pytest.raises(StudyConfigError, match=message):
             resolve(tmp_path, **{"space": "smoke", **asked})
@@ -121,6 +120,8 @@ def test_a_deterministic_search_has_rounds_of_its_workers_and_says_what_it_canno
     study = resolve(tmp_path, space="smoke", deterministic=True, workers=3, objectives=("val_accuracy", "macs"))
     assert not study.notes
     assert resolve(tmp_path, space="smoke", workers=3).round_size == 0
+    study = resolve(tmp_path, space="smoke", deterministic=True, workers=1, stopping="optimistic")
+    assert (study.round_size, study.stopping.rule) == (1, "optimistic")
 
 
 def test_a_study_of_the_first_version_is_gone_on_with(tmp_path: Path) -> None:
