@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search import interrupt
-from search.commands.options import RUNS_DIR, RunsDir, check_success, ignore_signals, parse_settings
+from search.commands.options import (
+    RUNS_DIR,
+    Data,
+    Device,
+    ExecutorName,
+    GpusPerTrial,
+    KeepWeights,
+    NewStudy,
+    RayAddress,
+    RunsDir,
+    Settings,
+    Workers,
+    parse_settings,
+    split_list,
+)
+from search.commands.running import check_success, run_shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,21 +50,17 @@ def ablate(
     reference: Annotated[str | None, typer.Option(help="Compare with this one; cross_attention.")] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each, with the same seeds; at least 2.")] = 5,
     match: Annotated[str, typer.Option(help="flops: bring all to the reference's FLOPs by their widths.")] = "none",
-    data: Annotated[
-        str | None, typer.Option(help="digits, an image folder, a parquet file or folder, torch/NAME, hfds/NAME.")
-    ] = None,
-    study: Annotated[str | None, typer.Option(help="Name of the study; the same name goes on with it.")] = None,
+    data: Data = None,
+    study: NewStudy = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each training.")] = None,
     seed: Annotated[int, typer.Option(help="Seed that the trainings' seeds come from.")] = 0,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A training setting, as lr=0.001. May be repeated.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Trials at a time; the cores or GPUs there are.")] = None,
-    executor: Annotated[str, typer.Option(help="ray, or local for this machine without Ray.")] = "ray",
-    gpus_per_trial: Annotated[float | None, typer.Option(help="Share of a GPU that a trial takes.")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.", envvar="RAY_ADDRESS")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
-    weights: Annotated[bool, typer.Option(help="Keep every trial's weights.")] = True,
+    set_: Settings = None,
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    gpus_per_trial: GpusPerTrial = None,
+    ray_address: RayAddress = None,
+    device: Device = "auto",
+    weights: KeepWeights = True,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Compare fusion schemes, or values of any dimension, on one base over paired seeds, and say what is chance."""
@@ -57,14 +68,11 @@ def ablate(
     from search.executors.sizing import make_executor
     from search.study_config import StudyConfig
 
-    settings = parse_settings(set_ or [])
-    if epochs is not None:
-        settings["epochs"] = epochs
     where = StudyConfig(
         name=study,
         data=data,
         seed=seed,
-        settings=settings,
+        settings=parse_settings(set_, epochs),
         executor=executor,
         workers=workers,
         gpus_per_trial=gpus_per_trial,
@@ -87,7 +95,7 @@ def _what(dimension: str | None, schemes: str, values: str, components: str) -> 
     if components and (dimension is not None or schemes or values):
         raise AblationError("--components says what varies; leave --dimension, --schemes and --values out")
     if components:
-        names = tuple(filter(None, (name.strip() for name in components.split(","))))
+        names = split_list(components)
         return {"dimension": COMPONENT, "values": tuple(COMPONENTS) if names == ("all",) else names}
     if dimension is not None and dimension != FUSION and schemes:
         raise AblationError(f"--schemes are values of the fusion; for {dimension} give --values")
@@ -114,22 +122,11 @@ def _run(ablation: Ablation, config: AblationConfig, executor: Executor) -> None
     from rich.console import Console
 
     from search.ablation import run_ablation
-    from search.environment import command_line
-    from search.progress import SearchProgress
 
     console = Console(highlight=False)
     for line in (_headline(ablation, config), *ablation.notes):
         console.print(line, markup=False, soft_wrap=True)
-    try:
-        with SearchProgress(console, None) as progress:
-            session = run_ablation(ablation, executor, listeners=[progress], on_open=progress.open)
-    except KeyboardInterrupt:
-        ignore_signals()
-        console.print(
-            f"interrupted; what finished is kept. To go on:\n  {command_line()}", markup=False, soft_wrap=True
-        )
-        raise SystemExit(interrupt.EXIT_INTERRUPTED) from None
-    _show(ablation, session, console)
+    _show(ablation, run_shown(partial(run_ablation, ablation, executor), console), console)
 
 
 def _headline(ablation: Ablation, config: AblationConfig) -> str:

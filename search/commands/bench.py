@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.commands.options import RUNS_DIR, RunsDir
+from search.commands.options import RUNS_DIR, Device, RunsDir, split_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ def bench(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Without a study: images in a batch; 32.", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="Without a study: folder to keep baselines.csv in.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    device: Device = "auto",
     pairs: Annotated[int, typer.Option(help="Timed windows per architecture.", min=10)] = 200,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
@@ -44,7 +44,7 @@ def bench(
     from results.store import check_study_name
     from search.choices import check_device
 
-    names = tuple(filter(None, (part.strip() for part in networks.split(","))))
+    names = split_list(networks)
     if study is None and not names:
         raise typer.BadParameter("name a study, or networks with --models timm:NAME,...", param_hint="STUDY")
     if study is not None and (image_size or batch_size or out):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.commands.options import RUNS_DIR, RunsDir
+from search.commands.options import RUNS_DIR, Origin, RunsDir, StudyName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,16 +17,14 @@ if TYPE_CHECKING:
 
 
 def export(
-    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    study: StudyName,
     trial: Annotated[str, typer.Argument(help="Number of the trial.")],
     format_: Annotated[str, typer.Option("--format", help="onnx, torch_export, safetensors or timm.")] = "onnx",
     out: Annotated[
         Path | None, typer.Option(help="File or folder to write to; without it, the study's own folder.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
-    weights: Annotated[
-        str, typer.Option(help="auto: the best retrained seed if there is one; search: the trial's own; retrain.")
-    ] = "auto",
+    weights: Origin = "auto",
     pairs: Annotated[int, typer.Option(help="Timed windows.", min=10)] = 60,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:

@@ -1,46 +1,52 @@
-"""What several commands share: options, the reading of their texts, and how a run ends."""
+"""What several commands share: options, and the reading of their texts."""
 
 from __future__ import annotations
 
-import signal
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from search.session import Session
 
 RUNS_DIR = Path("results/runs")
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the studies.")]
+
+# Of what is asked of a study that is there.
+StudyName = Annotated[str, typer.Argument(help="Name of the study.")]
+Origin = Annotated[
+    str,
+    typer.Option(help="auto: the best retrained seed if there is one; search: the trial's own; retrain."),
+]
+
+# Of what is begun or gone on with.
+NewStudy = Annotated[str | None, typer.Option(help="Name of the study; the same name goes on with it.")]
+Data = Annotated[
+    str | None, typer.Option(help="digits, an image folder, a parquet file or folder, torch/NAME, hfds/NAME.")
+]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A training setting, as lr=0.001. May be repeated.")]
+KeepWeights = Annotated[bool, typer.Option(help="Keep every trial's weights.")]
+
+# Of where it runs.
+Workers = Annotated[int | None, typer.Option(help="Trials at a time; the cores or GPUs there are.")]
+ExecutorName = Annotated[str, typer.Option(help="ray, or local for this machine without Ray.")]
+GpusPerTrial = Annotated[float | None, typer.Option(help="Share of a GPU that a trial takes.")]
+RayAddress = Annotated[str | None, typer.Option(help="Ray cluster to join.", envvar="RAY_ADDRESS")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
 
 
 def split_list(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
+def parse_settings(pairs: Sequence[str] | None, epochs: int | None) -> dict[str, Any]:
+    """Training settings from texts as lr=0.001; ``epochs``, if given, is one more, and has the last word."""
     import yaml
 
     settings: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals:
             raise typer.BadParameter(f"{pair!r} is no setting; write name=value, as lr=0.001", param_hint="--set")
         settings[name.strip()] = yaml.safe_load(text)
-    return settings
-
-
-def ignore_signals() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def check_success(session: Session) -> None:
-    """A study in which nothing worked has failed, though every trial is on record."""
-    from search.session import StudyFailedError
-
-    outcomes = session.outcomes
-    if outcomes and all(outcome.status in ("failed", "lost", "infeasible") for outcome in outcomes):
-        raise StudyFailedError(f"none of {len(outcomes)} trials succeeded; the last one said: {outcomes[-1].error}")
+    return settings if epochs is None else {**settings, "epochs": epochs}

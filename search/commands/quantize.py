@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.commands.options import RUNS_DIR, RunsDir
+from search.commands.options import RUNS_DIR, Device, Origin, RunsDir, StudyName, split_list
 
 if TYPE_CHECKING:
     from results.quantization import QuantizedPoint
@@ -16,7 +16,7 @@ _METHODS_HELP = "Comma-separated: base, smoothquant, sqb, hand (split softmax, G
 
 
 def quantize(
-    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    study: StudyName,
     trial: Annotated[int, typer.Argument(help="Number of the trial.", min=0)],
     bits: Annotated[str, typer.Option(help="Single precision: bits of weights and activations, 2 to 8.")] = "8,6,5,4,3",
     target: Annotated[
@@ -26,10 +26,8 @@ def quantize(
     methods: Annotated[str, typer.Option(help=_METHODS_HELP)] = "base,sqb,optm,sqb_optm",
     alpha: Annotated[float, typer.Option(help="SQ-b: the weights' share of a channel's range, 0 to 1.")] = 0.5,
     rho: Annotated[float, typer.Option(help="Greedy MP: how much a tensor's size counts.")] = 1.0,
-    weights: Annotated[
-        str, typer.Option(help="auto: the best retrained seed if there is one; search: the trial's own; retrain.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    weights: Origin = "auto",
+    device: Device = "auto",
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Quantise a trial after training, simulated: accuracy at 8 to 3 bits, and at mixed bits. Goes on where it was."""
@@ -44,12 +42,12 @@ def quantize(
     check_device(device)
     folder = runs_dir / check_study_name(study)
     request = Request(
-        bits=tuple(_whole(text) for text in _parts(bits)),
-        targets=tuple(_number(text) for text in _parts(target)),
+        bits=tuple(_whole(text) for text in split_list(bits)),
+        targets=tuple(_number(text) for text in split_list(target)),
         calibration_images=calib,
         alpha=alpha,
         rho=rho,
-        methods=_parts(methods),
+        methods=split_list(methods),
     )
     console = Console(highlight=False)
     points = []
@@ -82,10 +80,6 @@ def _warnings(points: list[QuantizedPoint], request: Request) -> list[str]:
     if missed:
         lines.insert(0, f"a mean of {', '.join(missed)} bits cannot be reached: patch embeddings and heads stay at 8")
     return lines
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
 def _whole(text: str) -> int:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search import interrupt
-from search.commands.options import RUNS_DIR, RunsDir, check_success, ignore_signals, parse_settings, split_list
+from search.commands.options import (
+    RUNS_DIR,
+    Data,
+    Device,
+    ExecutorName,
+    GpusPerTrial,
+    KeepWeights,
+    NewStudy,
+    RayAddress,
+    RunsDir,
+    Settings,
+    Workers,
+    parse_settings,
+    split_list,
+)
+from search.commands.running import check_success, run_shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,10 +38,8 @@ _SAMPLER_HELP = (
 
 def search(
     space: Annotated[str, typer.Option(help="A built-in space (see 'crossvit spaces') or a YAML file.")] = "small",
-    data: Annotated[
-        str | None, typer.Option(help="digits, an image folder, a parquet file or folder, torch/NAME, hfds/NAME.")
-    ] = None,
-    study: Annotated[str | None, typer.Option(help="Name of the study; the same name goes on with it.")] = None,
+    data: Data = None,
+    study: NewStudy = None,
     trials: Annotated[int | None, typer.Option(help="Architectures to try in all.")] = None,
     hours: Annotated[float | None, typer.Option(help="End after so many hours, all runs together.")] = None,
     device_hours: Annotated[float | None, typer.Option(help="End when trials took so many hours in all.")] = None,
@@ -56,28 +69,23 @@ def search(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Ask in rounds: one sequence of trials for any speed of workers.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Trials at a time; the cores or GPUs there are.")] = None,
-    executor: Annotated[str, typer.Option(help="ray, or local for this machine without Ray.")] = "ray",
-    gpus_per_trial: Annotated[float | None, typer.Option(help="Share of a GPU that a trial takes.")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.", envvar="RAY_ADDRESS")] = None,
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    gpus_per_trial: GpusPerTrial = None,
+    ray_address: RayAddress = None,
     trial_minutes: Annotated[
         float | None, typer.Option(help="End a trial that reports nothing for so long; no limit.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A training setting, as lr=0.001. May be repeated.")
-    ] = None,
+    device: Device = "auto",
+    set_: Settings = None,
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Keep a journal for optuna-dashboard.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write learning curves for TensorBoard.")] = False,
-    weights: Annotated[bool, typer.Option(help="Keep every trial's weights.")] = True,
+    weights: KeepWeights = True,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Search a space: train and measure architectures, report the Pareto front. Repeated, it goes on where it was."""
     from search.study_config import StudyConfig
 
-    settings = parse_settings(set_ or [])
-    if epochs is not None:
-        settings["epochs"] = epochs
     config = StudyConfig(
         space=space,
         name=study,
@@ -97,7 +105,7 @@ def search(
         tensorboard=tensorboard,
         stopping=stopping,
         max_killed=max_killed,
-        settings=settings,
+        settings=parse_settings(set_, epochs),
         executor=executor,
         workers=workers,
         gpus_per_trial=gpus_per_trial,
@@ -113,9 +121,7 @@ def search(
 def _search(config: StudyConfig) -> None:
     from rich.console import Console
 
-    from search.environment import command_line
     from search.executors.sizing import make_executor
-    from search.progress import SearchProgress
     from search.reporting import show_report
     from search.study import resolve_study, run_study
 
@@ -124,16 +130,8 @@ def _search(config: StudyConfig) -> None:
     executor = make_executor(config)
     for line in (_headline(study), *study.notes):
         console.print(line, markup=False, soft_wrap=True)
-    try:
-        macs_limit = next((limit.maximum for limit in study.space.limits if limit.metric == "macs"), None)
-        with SearchProgress(console, macs_limit) as progress:
-            session = run_study(study, executor, listeners=[progress], on_open=progress.open)
-    except KeyboardInterrupt:
-        ignore_signals()
-        console.print(
-            f"interrupted; what finished is kept. To go on:\n  {command_line()}", markup=False, soft_wrap=True
-        )
-        raise SystemExit(interrupt.EXIT_INTERRUPTED) from None
+    macs_limit = next((limit.maximum for limit in study.space.limits if limit.metric == "macs"), None)
+    session = run_shown(partial(run_study, study, executor), console, macs_limit)
     if session.stop_reason:
         console.print(f"the search ended early: {session.stop_reason}", markup=False)
     show_report(study.path, console)

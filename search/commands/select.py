@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search import interrupt
-from search.commands.options import RUNS_DIR, RunsDir
+from search.commands.options import (
+    RUNS_DIR,
+    Device,
+    ExecutorName,
+    GpusPerTrial,
+    RunsDir,
+    StudyName,
+    Workers,
+    parse_settings,
+)
+from search.commands.running import run_shown
 
 if TYPE_CHECKING:
     from search.executors.base import Executor
@@ -16,7 +26,6 @@ if TYPE_CHECKING:
     from search.retrain import Retraining
 
 
-StudyName = Annotated[str, typer.Argument(help="Name of the study.")]
 MaxFlops = Annotated[str | None, typer.Option(help="Most FLOPs (multiply-adds), as 40M.")]
 MaxParams = Annotated[str | None, typer.Option(help="Most parameters, as 1.5M.")]
 MinThroughput = Annotated[str | None, typer.Option(help="Fewest images/s, as the search measured them.")]
@@ -66,10 +75,10 @@ def retrain(
     max_latency_ms: MaxLatency = None,
     prefer: Prefer = "accuracy",
     finalists: Finalists = 5,
-    workers: Annotated[int | None, typer.Option(help="Trials at a time; the cores or GPUs there are.")] = None,
-    executor: Annotated[str, typer.Option(help="ray, or local for this machine without Ray.")] = "ray",
-    gpus_per_trial: Annotated[float | None, typer.Option(help="Share of a GPU that a trial takes.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    gpus_per_trial: GpusPerTrial = None,
+    device: Device = "auto",
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Train finalists again on fresh seeds, then show what that says of them. Repeated, it goes on where it was."""
@@ -83,7 +92,7 @@ def retrain(
     study_dir = runs_dir / check_study_name(study)
     wish = make_wish(max_flops, max_params, min_throughput, max_latency_ms, prefer, trials, finalists)
     numbers = tuple(finalist.trial for finalist in choose(study_dir, wish).finalists)
-    settings: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
+    settings = parse_settings(None, epochs)
     config = RetrainConfig(study_dir=study_dir, trials=numbers, seeds=seeds, settings=settings, device=device)
     retraining = resolve_retraining(config)
     sizes = StudyConfig(executor=executor, workers=workers, gpus_per_trial=gpus_per_trial, device=device)
@@ -149,20 +158,11 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None) -> None:
 def _run(retraining: Retraining, executor: Executor) -> None:
     from rich.console import Console
 
-    from search.environment import command_line
-    from search.progress import SearchProgress
     from search.retrain import run_retraining
 
     console = Console(highlight=False)
     console.print(_headline(retraining), markup=False, soft_wrap=True)
-    try:
-        with SearchProgress(console, None) as progress:
-            run_retraining(retraining, executor, listeners=[progress], on_open=progress.open)
-    except KeyboardInterrupt:
-        console.print(
-            f"interrupted; what finished is kept. To go on:\n  {command_line()}", markup=False, soft_wrap=True
-        )
-        raise SystemExit(interrupt.EXIT_INTERRUPTED) from None
+    run_shown(partial(run_retraining, retraining, executor), console)
 
 
 def _headline(retraining: Retraining) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from search.commands.options import RUNS_DIR, RunsDir
+from search.commands.options import RUNS_DIR, RunsDir, StudyName
 
 
 def report(
@@ -28,7 +28,7 @@ def report(
 
 
 def status(
-    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    study: StudyName,
     follow: Annotated[bool, typer.Option("--follow", help="Go on showing it until the search ends.")] = False,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
@@ -43,7 +43,7 @@ def status(
 
 
 def dashboard(
-    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    study: StudyName,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Write a study's journal for optuna-dashboard and say how to open it."""

@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,20 +18,23 @@ from crossvit_core import PRESETS
 from crossvit_core.recipe import RecipeError
 from crossvit_core.train import open_split, score
 from crossvit_core.weights import load_model
-from results.records import Asked, Event, Finished
+from results.records import Asked, Event, Finished, Rung
 from results.repeats import retrain_dir
 from results.store import StoreError, StudyStore
 from results.test_ledger import LEDGER_NAME, SecondLookError, TestedRun, open_look, read_look
+from search.commands import select as select_command
 from search.executors.local import InProcessExecutor
 from search.final_test import look_at_test
 from search.finalists import SelectionError, Wish
 from search.list_searcher import ListedTrial, ListSearcher
+from search.plan import Plan
 from search.retrain import RetrainConfig, fresh_seed, open_study_data, resolve_retraining, run_retraining
 from search.selection import select
 from search.selection_report import describe_test, next_command, selection_rows, write_selection
 from search.session import StudyFailedError
 from search.study import resolve_study
 from search.study_config import StudyConfig
+from search.trial import Trial
 
 BASE = PRESETS["crossvit_nano_16"].replace(num_classes=10, in_channels=1)
 WIDER = BASE.replace(branches=tuple(dataclasses.replace(branch, mlp_ratio=1.0) for branch in BASE.branches))
@@ -118,6 +123,30 @@ def test_a_driver_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", DRIVER, str(study_dir)], capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
     go_on(study_dir)
+
+
+@pytest.fixture
+def kept_signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("kept_signals")
+def test_after_ctrl_c_another_one_does_not_cut_off_how_to_go_on(
+    study_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press_ctrl_c(trial: Trial, plan: Plan) -> Iterator[Rung | Finished]:
+        raise KeyboardInterrupt
+        yield
+
+    retraining = resolve_retraining(RetrainConfig(study_dir=study_dir, trials=(0, 1), seeds=3))
+    with pytest.raises(SystemExit) as ended:
+        select_command._run(retraining, InProcessExecutor(press_ctrl_c))
+    assert ended.value.code == 130
+    assert "interrupted; what finished is kept. To go on:" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_every_finalist_has_its_fresh_seeds_and_its_weights(study_dir: Path) -> None:

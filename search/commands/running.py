@@ -1,0 +1,46 @@
+"""How commands run a study: shown as it goes, ended by Ctrl-C with the words that go on with it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from search import interrupt
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.session import Session
+
+
+def run_shown(run: Callable[..., Session], console: Console, macs_limit: float | None = None) -> Session:
+    """Run a study with its progress on the console; ``run`` takes ``listeners`` and ``on_open`` as ``run_study`` does.
+
+    ``macs_limit`` bounds the hypervolume that is shown. Ctrl-C ends the command with exit code 130.
+    """
+    from search.progress import SearchProgress
+
+    try:
+        with SearchProgress(console, macs_limit) as progress:
+            return run(listeners=[progress], on_open=progress.open)
+    except KeyboardInterrupt:
+        _end_interrupted(console)
+
+
+def _end_interrupted(console: Console) -> NoReturn:
+    from search.environment import command_line
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    console.print(f"interrupted; what finished is kept. To go on:\n  {command_line()}", markup=False, soft_wrap=True)
+    raise SystemExit(interrupt.EXIT_INTERRUPTED) from None
+
+
+def check_success(session: Session) -> None:
+    """A study in which nothing worked has failed, though every trial is on record."""
+    from search.session import StudyFailedError
+
+    outcomes = session.outcomes
+    if outcomes and all(outcome.status in ("failed", "lost", "infeasible") for outcome in outcomes):
+        raise StudyFailedError(f"none of {len(outcomes)} trials succeeded; the last one said: {outcomes[-1].error}")
