@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossvit_core import cost
-from crossvit_core.lean import linear
+from crossvit_core.lean import linear, rows_of
 from crossvit_core.residual_attention import Link, attend
 
 NORM_EPS = 1e-6  # the published networks'; torch's default is 1e-5
@@ -151,8 +151,17 @@ class Block(nn.Module):
         if self.conv_path is not None and not class_only:
             change = change + self.drop_path1(self.conv_path(x))
         x = _add(x[:, :1] if class_only else x, change, lean)
-        x = _add(x, self.drop_path2(self.mlp(self.norm2(x), lean)), lean)
+        x = self._add_ffn(x) if lean else x + self.drop_path2(self.mlp(self.norm2(x)))
         return (x, carried) if link else x
+
+    def _add_ffn(self, x: Tensor) -> Tensor:
+        """``x + FFN(LN(x))``, written over ``x``, as many rows at a time as the caches hold with their inside."""
+        shares = (
+            (x,) if self.training else rows_of(x, self.mlp.fc1.out_features)
+        )  # stochastic depth drops whole samples
+        for rows in shares:
+            rows.add_(self.drop_path2(self.mlp(self.norm2(rows), lean=True)))
+        return x
 
 
 def _add(x: Tensor, change: Tensor, lean: bool) -> Tensor:

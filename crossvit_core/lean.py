@@ -17,11 +17,12 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 # Measured on AVX-512 cores, one and two threads. Below, the product that F.linear takes (MKL's) is as fast or faster.
-_LEAST_MACS = 2**25
+_LEAST_MACS = 20_000_000
 _LEAST_WIDTH = 192
 _LEAST_MACS_WITH_GELU = 2**22
 
 _PIECE_BYTES = 16 * 2**20
+_ROWS_BYTES = 3 * 2**20
 
 
 def allowed(model: nn.Module, images: Tensor) -> bool:
@@ -64,6 +65,17 @@ def pieces_of(images: Tensor, largest_bytes: int) -> tuple[Tensor, ...]:
     """
     count = math.ceil(len(images) * largest_bytes / _PIECE_BYTES) if images.device.type == "cpu" else 1
     return images.tensor_split(min(count, len(images))) if count > 1 else (images,)
+
+
+def rows_of(x: Tensor, widest: int) -> tuple[Tensor, ...]:
+    """Views of the rows of ``x`` (B, T, C) in equal shares, each small enough as float32 of ``widest`` columns.
+
+    For what maps every row alone, as an FFN. It costs nothing when the memory is at hand, and saves about a tenth of a
+    pass of 8 images when other work in the process has made glibc hand back what would be used again. One undivided
+    share where the rows are not contiguous, and on a GPU.
+    """
+    count = math.ceil(x.shape[0] * x.shape[1] * widest * 4 / _ROWS_BYTES) if x.device.type == "cpu" else 1
+    return x.flatten(0, 1).tensor_split(count) if count > 1 and x.is_contiguous() else (x,)
 
 
 def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:

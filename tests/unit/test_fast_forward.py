@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossvit_core import lean
+from crossvit_core.blocks import Block
 from crossvit_core.config import FUSION_NAMES, ArchConfig, BranchConfig, EncoderConfig
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.presets import PRESETS
@@ -90,6 +91,30 @@ def test_pieces_are_the_whole(batch: int) -> None:
 def test_pieces_are_equal_and_hold_an_image() -> None:
     assert [len(piece) for piece in lean.pieces_of(torch.zeros(10, 1), 2**22)] == [4, 3, 3]
     assert [len(piece) for piece in lean.pieces_of(torch.zeros(3, 1), 2**30)] == [1, 1, 1]
+
+
+def test_shares_of_rows_are_views_and_equal() -> None:
+    x = torch.zeros(8, 128, 2)
+    shares = lean.rows_of(x, 3 * 2**10)
+    assert [len(share) for share in shares] == [256] * 4
+    for share in shares:
+        share.add_(1)
+    assert torch.equal(x, torch.ones_like(x))
+    assert len(lean.rows_of(x[:, ::2], 3 * 2**10)) == 1
+
+
+def test_stochastic_depth_without_gradients_still_drops_whole_images() -> None:
+    """In training mode, with an FFN that is large enough to be computed in shares of rows."""
+    block = Block(8, 2, mlp_dim=4096, drop_path=0.5)
+    images = torch.randn(32, 30, 8)
+    with torch.no_grad():
+        block.mlp.fc2.bias.fill_(3.0)
+        block.attn.proj.weight.zero_()
+        change = block(images.clone(), lean=True) - images
+    assert len(lean.rows_of(images, 4096)) > 1
+    dropped = (change == 0).all(dim=2)
+    assert torch.equal(dropped.any(dim=1), dropped.all(dim=1))
+    assert 0 < dropped.all(dim=1).sum() < 32
 
 
 SIZES = [((240, 240), (224, 224)), ((20, 10), (8, 12)), ((7, 5), (14, 11)), ((33, 100), (100, 33)), ((9, 9), (1, 1))]
