@@ -1,17 +1,20 @@
-"""How long the report of a large study takes, and how much memory: a synthetic ledger, through the real commands.
+"""How long the commands that read a large study take, and how much memory: a synthetic ledger, the real commands.
 
     python benchmarks/report_scale.py --trials 100000
-    python benchmarks/report_scale.py --trials 100000 --architectures 1
+    python benchmarks/report_scale.py --trials 2000000 --architectures 1 [--commands report,status,select] [--keep DIR]
 
-Prints seconds by the clock and of the CPU, peak memory, and the sizes of the files.
+Prints the size of the ledger and, for every command in a process of its own, seconds by the clock and of the CPU, peak
+memory and the last line that it said; at the end the sizes of the files of the report.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
-import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from results.records import Asked, Event, Finished, Rung, encode_event
-from results.report import write_report
 from results.store import StudyStore
+
+RUNGS = {3: 0.6, 7: 0.8, 15: 0.95}
+"""Epochs, and the share of the final accuracy that is reached then."""
 
 FUSIONS = ("none", "all_attention", "class_token", "pairwise", "cross_attention")
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -44,9 +49,11 @@ def synthetic_events(trials: int, architectures: int, seed: int = 0) -> Iterator
         about: dict[str, Any] = {"trial": trial, "arch_key": f"{number:012x}", "arch": arch, "seed": trial}
         yield Asked(**about, source="tpe", time=clock)
         clock += 2.0
-        macs = _macs(arch) * rng.lognormvariate(0, 0.3)
+        macs = _macs(arch) * rng.lognormvariate(0, 0.3 if architectures > 1 else 0.0)
         accuracy = min(0.999, max(0.05, 0.35 + 0.1 * (macs**0.12) + rng.gauss(0, 0.05)))
-        yield Rung(trial=trial, epoch=5, metrics={"val_accuracy": accuracy / 2}, decision="continue", time=clock)
+        for epoch, share in RUNGS.items():
+            metrics = {"val_accuracy": round(accuracy * share, 6), "val_loss": 1.2 - share, "train_loss": 1.3 - share}
+            yield Rung(trial=trial, epoch=epoch, metrics=metrics, decision="continue", time=clock)
         yield _end(rng, about, accuracy, macs, clock)
 
 
@@ -55,7 +62,9 @@ def write_ledger(study_dir: Path, trials: int, architectures: int) -> None:
     limits = {"macs": {"min": None, "max": 5e7}}
     space = {"name": "synthetic", "dimensions": {name: list(c) for name, c in CHOICES.items()}, "limits": limits}
     objectives = [{"metric": "val_accuracy"}, {"metric": "macs"}, {"metric": "throughput_ips"}]
-    StudyStore.create(study_dir, {"name": study_dir.name, "space": space, "objectives": objectives}).close()
+    data = {"name": "synthetic", "splits": {"train": 45_000, "val": 5_000, "test": 10_000}}
+    study = {"name": study_dir.name, "space": space, "objectives": objectives, "data": data, "trials": trials}
+    StudyStore.create(study_dir, study).close()
     with open(study_dir / "ledger.jsonl", "w", encoding="utf-8") as file:
         for event in synthetic_events(trials, architectures):
             file.write(json.dumps(encode_event(event), separators=(",", ":")) + "\n")
@@ -78,29 +87,70 @@ def _macs(arch: dict[str, Any]) -> float:
 
 
 def _end(rng: random.Random, about: dict[str, Any], accuracy: float, macs: float, clock: float) -> Finished:
+    """With every metric that a search on a CPU writes down."""
     status = rng.choices(("ok", "stopped", "infeasible", "failed"), (80, 15, 3, 2))[0]
-    metrics = {"macs": round(macs), "params": round(macs / 40), "throughput_ips": 4e8 / macs, "throughput_iqr": 100.0}
+    metrics = {
+        "macs": round(macs),
+        "params": round(macs / 40),
+        "activations": round(macs / 300),
+        "throughput_ips": 4e8 / macs * rng.uniform(0.9, 1.1),
+        "throughput_iqr": 100.0 * rng.uniform(0.5, 2.0),
+        "throughput_ratio": rng.uniform(0.9, 1.1),
+        "throughput_ratio_iqr": rng.uniform(0.01, 0.1),
+        "throughput_contention": 1.004,
+        "throughput_flags": 0.0,
+        "measure_seconds": round(rng.uniform(1.0, 2.0), 3),
+        "train_loss": round(1.3 - accuracy, 6),
+        "epochs": 30,
+        "train_seconds": round(rng.uniform(8.0, 12.0), 3),
+    }
     if status == "ok":
-        metrics["val_accuracy"] = accuracy
+        metrics |= {"val_accuracy": round(accuracy, 6), "val_loss": round(1.2 - accuracy, 6)}
     error = rng.choice(("CUDA out of memory", "macs 60 M over 50 M")) if status in ("failed", "infeasible") else ""
     return Finished(**about, status=status, seconds=3.0, device="cpu", metrics=metrics, error=error, time=clock)  # type: ignore[arg-type]
+
+
+def measure_command(command: str, study_dir: Path) -> str:
+    """Run a command on the study; seconds, peak memory and its last line."""
+    words = [
+        str(Path(sys.executable).with_name("crossvit")),
+        command,
+        study_dir.name,
+        "--runs-dir",
+        str(study_dir.parent),
+    ]
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        process = subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        last = (said.read().strip().splitlines() or [""])[-1]
+    seconds, cpu_seconds = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+    memory = f"peak memory {usage.ru_maxrss / 1024:,.0f} MB"
+    return f"{command}: {seconds:.1f} s ({cpu_seconds:.1f} s of CPU), {memory}, exit {process.returncode}: {last}"
+
+
+def measure_commands(study_dir: Path, options: argparse.Namespace) -> None:
+    ledger = study_dir / "ledger.jsonl"
+    if not ledger.exists():
+        write_ledger(study_dir, options.trials, options.architectures or options.trials)
+    print(f"{options.trials:,} trials, ledger of {ledger.stat().st_size / 1e6:,.0f} MB", flush=True)
+    for command in options.commands.split(","):
+        print(measure_command(command, study_dir), flush=True)
+    for path in sorted((study_dir / "report").glob("*")):
+        print(f"  {path.name}: {path.stat().st_size / 1e6:.2f} MB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=100_000)
     parser.add_argument("--architectures", type=int, default=0, help="different ones; as many as trials if not given")
+    parser.add_argument("--commands", default="report,status,select")
+    parser.add_argument("--keep", type=Path, help="a folder for the study, which is used again; it may be deleted")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        study_dir = Path(folder) / "scale"
-        write_ledger(study_dir, options.trials, options.architectures or options.trials)
-        start, cpu_start = time.perf_counter(), time.process_time()
-        page = write_report(study_dir)
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{options.trials:,} trials: {seconds:.1f} s ({cpu_seconds:.1f} s of CPU), peak memory {peak_mb:,.0f} MB")
-        for path in sorted(page.parent.iterdir()):
-            print(f"  {path.name}: {path.stat().st_size / 1e6:.2f} MB")
+        measure_commands((options.keep or Path(folder)) / "scale", options)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,9 @@ from results.metrics import ACCURACY, COSTS, cost_metric
 from results.quantization import load_quantized
 from results.records import Asked, Ended, Event, Rung
 from results.repeats import RUNS, fold_repeats, retrain_dir
+from results.rung_curves import RungCurves
 from results.store import StudyStore
 from results.test_ledger import read_look
-
-RungCurve = list[tuple[int, float]]
 
 
 class Findings:
@@ -29,8 +28,8 @@ class Findings:
 
     ``frame`` has a row a trial, ``points`` a row an architecture where one was trained more than once, ``members`` are
     those of the front, ``retrained`` a row a finalist of the retraining, ``quantized`` a row a quantised point.
-    ``rungs`` are (epoch, accuracy) of each trial; ``settings`` the dimensions' values, by trial. ``ended`` says why the
-    search ended; it is empty while it has not. ``look`` is the one at the test split, if there was one.
+    ``rungs`` are (epoch, accuracy) of each trial; ``settings`` the dimensions' values, by arch_key. ``ended`` says why
+    the search ended; it is empty while it has not. ``look`` is the one at the test split, if there was one.
     """
 
     def __init__(self, study_dir: Path, study: dict[str, Any], environment: dict[str, Any], log: EventLog) -> None:
@@ -77,8 +76,8 @@ class Findings:
         rows = complete(self.points, self.cost.name if metric == ACCURACY else metric)
         values = rows[metric].to_numpy(dtype=float)
         target = values if metric == ACCURACY else np.array([COSTS[metric].log_cost(value) for value in values])
-        known = np.isfinite(target) & rows["trial"].isin(self.settings.index).to_numpy()
-        return assess_importance(self.settings.loc[rows["trial"][known]], target[known])
+        known = np.isfinite(target) & rows["arch_key"].isin(self.settings.index).to_numpy()
+        return assess_importance(self.settings.loc[rows["arch_key"][known]], target[known])
 
 
 class EventLog:
@@ -86,17 +85,17 @@ class EventLog:
 
     def __init__(self, events: Iterable[Event], dimensions: list[str]) -> None:
         self._events, self._dimensions = events, dimensions
-        self._settings: dict[int, tuple[Any, ...]] = {}
-        self.rungs: dict[int, RungCurve] = {}
+        self._settings: dict[str, tuple[Any, ...]] = {}
+        self.rungs = RungCurves()
         self.ended = ""
 
     def read(self) -> Iterator[Event]:
         for event in self._events:
             self.ended = event.reason if isinstance(event, Ended) else ""
             if isinstance(event, Rung) and ACCURACY in event.metrics:
-                self.rungs.setdefault(event.trial, []).append((event.epoch, event.metrics[ACCURACY]))
-            elif isinstance(event, Asked):
-                self._settings[event.trial] = read_dimensions(event.arch, self._dimensions)
+                self.rungs.add(event.trial, event.epoch, event.metrics[ACCURACY])
+            elif isinstance(event, Asked) and event.arch_key not in self._settings:
+                self._settings[event.arch_key] = read_dimensions(event.arch, self._dimensions)
             yield event
 
     def settings(self) -> pd.DataFrame:

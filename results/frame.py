@@ -16,6 +16,7 @@ from results.metrics import ACCURACY, cost_metric
 from results.pareto import Array, hypervolume_history, minimised, pareto_mask, reference_point
 from results.records import Asked, Event, Finished, Rung, Started
 from results.store import StudyStore
+from results.trial_table import TrialTable, decoded
 
 RUNNING = "running"
 
@@ -38,6 +39,9 @@ METRIC_COLUMNS = (
 )
 _ABOUT = ("trial", "status", "source", "arch_key", "architecture")
 _RUN = ("epoch", "order", "seconds", "study_seconds", "seed", "device", "error")
+_TAKEN = frozenset({*_ABOUT, *ARCH_COLUMNS, *_RUN})  # what no metric may be called
+_ARCH = "arch"
+_NO_ARCH: dict[str, Any] = {name: -1 if name == "num_encoders" else "" for name in ARCH_COLUMNS}
 
 
 def load_frame(study_dir: Path) -> pd.DataFrame:
@@ -55,21 +59,20 @@ def load_frame(study_dir: Path) -> pd.DataFrame:
 
 def build_frame(events: Iterable[Event]) -> pd.DataFrame:
     """``load_frame`` from events."""
-    rows: dict[int, dict[str, Any]] = {}
+    trials, archs = TrialTable(), Architectures()
     order, clock = 0, _Clock()
     for event in events:
         clock.observe(event)
-        if not isinstance(event, (Asked, Rung, Finished)):
-            continue
-        row = rows.setdefault(event.trial, {"trial": event.trial, "status": RUNNING})
         if isinstance(event, Asked):
-            row.update(_asked_row(event))
+            row = trials.row(event.trial)
+            trials.set_words(row, {"source": event.source, "seed": str(event.seed), _ARCH: archs.note(event)})
         elif isinstance(event, Rung):
-            _add_rung(row, event)
-        else:
-            row.update(_finished_row(event, row), order=order, study_seconds=clock.seconds)
+            _add_rung(trials, event)
+        elif isinstance(event, Finished):
+            _add_outcome(trials, event, archs.note(event))
+            trials.set_numbers(trials.row(event.trial), {"order": order, "study_seconds": clock.seconds})
             order += 1
-    return _tidy(rows)
+    return _tidy(trials, archs)
 
 
 def front(frame: pd.DataFrame, cost: str = "macs") -> pd.DataFrame:
@@ -89,8 +92,8 @@ def front(frame: pd.DataFrame, cost: str = "macs") -> pd.DataFrame:
 
 def complete(frame: pd.DataFrame, cost: str) -> pd.DataFrame:
     """The trials that ended ``ok`` and have an accuracy and this cost."""
-    rows = frame[frame["status"] == "ok"]
-    return rows[np.isfinite(rows[[ACCURACY, cost]].to_numpy(dtype=float)).all(axis=1)]
+    known = np.isfinite(frame[[ACCURACY, cost]].to_numpy(dtype=float)).all(axis=1)
+    return frame[known & (frame["status"] == "ok").to_numpy()]
 
 
 def progress(frame: pd.DataFrame, cost: str = "macs", limit: float | None = None) -> tuple[Array, Array]:
@@ -100,7 +103,7 @@ def progress(frame: pd.DataFrame, cost: str = "macs", limit: float | None = None
     bound on the cost, or else the decade of ``pareto.reference_point``). The volume thus is accuracy times decades.
     """
     metric = cost_metric(cost)
-    finished = frame[frame["order"] >= 0].sort_values("order")
+    finished = frame.loc[frame["order"] >= 0, ["order", "status", ACCURACY, cost]].sort_values("order")
     usable = (finished["status"] == "ok").to_numpy()
     error = np.where(usable, 1.0 - finished[ACCURACY].to_numpy(dtype=float), np.nan)
     points = np.column_stack([error, [metric.log_cost(value) for value in finished[cost].to_numpy(dtype=float)]])
@@ -125,38 +128,52 @@ class _Clock:
         self._last = event.time
 
 
-def _asked_row(event: Asked) -> dict[str, Any]:
-    return {"source": event.source, "seed": str(event.seed), **_arch_row(event.arch_key, event.arch)}
+class Architectures:
+    """What a table says of each architecture, worked out once however often it was trained."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Any, ...]] = {"": ("", "", *_NO_ARCH.values())}
+
+    def note(self, event: Asked | Finished) -> str:
+        """The name under which ``rows`` has it: its key, or of a record without one all that it says."""
+        name = event.arch_key or str(event.arch)
+        if name not in self._known:
+            columns = arch_columns(event.arch)
+            words = describe_columns(columns) if event.arch else ""
+            self._known[name] = (event.arch_key, words, *columns.values())
+        return name
+
+    def rows(self, names: Iterable[str]) -> pd.DataFrame:
+        """A row for each name: arch_key, architecture, the ``ARCH_COLUMNS``."""
+        return pd.DataFrame([self._known[name] for name in names], columns=["arch_key", "architecture", *ARCH_COLUMNS])
 
 
-def _arch_row(arch_key: str, arch: dict[str, Any]) -> dict[str, Any]:
-    columns = arch_columns(arch)
-    return {"arch_key": arch_key, "architecture": describe_columns(columns) if arch else "", **columns}
+def _add_rung(trials: TrialTable, event: Rung) -> None:
+    shown = {ACCURACY: event.metrics[ACCURACY]} if ACCURACY in event.metrics else {}
+    trials.set_numbers(trials.row(event.trial), {"epoch": event.epoch, **shown})
 
 
-def _add_rung(row: dict[str, Any], event: Rung) -> None:
-    row["epoch"] = event.epoch
-    if ACCURACY in event.metrics:
-        row[ACCURACY] = event.metrics[ACCURACY]
+def _add_outcome(trials: TrialTable, event: Finished, arch: str) -> None:
+    row = trials.row(event.trial)
+    words = {"status": event.status, "seed": str(event.seed), "device": event.device, "error": event.error}
+    trials.set_words(row, {**words, _ARCH: arch})
+    metrics = {name: value for name, value in event.metrics.items() if name not in _TAKEN}
+    trials.set_numbers(row, {"seconds": event.seconds, **metrics})
 
 
-def _finished_row(event: Finished, known: dict[str, Any]) -> dict[str, Any]:
-    about = {name: getattr(event, name) for name in ("status", "seconds", "device", "error")}
-    taken = {*_ABOUT, *ARCH_COLUMNS, *_RUN}
-    metrics = {name: value for name, value in event.metrics.items() if name not in taken}
-    arch = {} if event.arch_key == known.get("arch_key") else _arch_row(event.arch_key, event.arch)
-    return {**arch, "seed": str(event.seed), **about, **metrics}
-
-
-def _tidy(rows: dict[int, dict[str, Any]]) -> pd.DataFrame:
-    seen = {name for row in rows.values() for name in row}
-    extra = sorted(seen - {*_ABOUT, *ARCH_COLUMNS, *METRIC_COLUMNS, *_RUN})
-    columns = [*_ABOUT, *ARCH_COLUMNS, *METRIC_COLUMNS, *extra, *_RUN]
-    frame = pd.DataFrame([rows[trial] for trial in sorted(rows)], columns=columns)
-    numbers = [*METRIC_COLUMNS, *extra, "seconds", "study_seconds"]
-    frame[numbers] = frame[numbers].astype(float)
-    counts = ["trial", "num_encoders", "epoch", "order"]
-    frame[counts] = frame[counts].astype("Int64").fillna({"epoch": 0}).fillna(-1).astype("int64")
-    words = [name for name in columns if name not in {*numbers, *counts}]
-    frame[words] = frame[words].astype(object).where(frame[words].notna(), "").astype(str)
-    return frame
+def _tidy(trials: TrialTable, archs: Architectures) -> pd.DataFrame:
+    extra = sorted(trials.number_names() - {*METRIC_COLUMNS, *_RUN})
+    columns: dict[str, Any] = {"trial": trials.trials()}
+    kinds, which = archs.rows(trials.distinct(_ARCH)), trials.codes(_ARCH)
+    for name in kinds.columns.astype(str):
+        numeric = name == "num_encoders"
+        columns[name] = kinds[name].to_numpy("int64")[which] if numeric else decoded(which, kinds[name].tolist())
+    for name in ("status", "source", "seed", "device", "error"):
+        words = trials.distinct(name)
+        columns[name] = decoded(trials.codes(name), [RUNNING, *words[1:]] if name == "status" else words)
+    for name in (*METRIC_COLUMNS, *extra, "seconds", "study_seconds"):
+        columns[name] = trials.numbers(name)
+    for name, missing in (("epoch", 0), ("order", -1)):
+        columns[name] = np.nan_to_num(trials.numbers(name), nan=missing).astype("int64")
+    order = [*_ABOUT, *ARCH_COLUMNS, *METRIC_COLUMNS, *extra, *_RUN]
+    return pd.DataFrame({name: columns[name] for name in order}, copy=False)

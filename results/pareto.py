@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[Any]
 
 NO_RANK = -1
+_CHUNK = 4096
 
 
 def minimised(values: ArrayLike, maximise: Sequence[bool]) -> Array:
@@ -61,15 +62,19 @@ def hypervolume_history(points: ArrayLike, reference: ArrayLike) -> Array:
     """Hypervolume after each point, in the order given: (num_points,), never falling."""
     points, corner = _as_points(points), _as_reference(reference)
     _check_objectives(points, corner)
+    useful = _adds_volume(points, corner)
     values = np.zeros(len(points))
     volume, front = 0.0, np.empty((0, len(corner)))
-    for index, useful in enumerate(_adds_volume(points, corner)):
-        point = points[index]
-        if useful and not (front <= point).all(axis=1).any():
-            front = np.vstack([front[~(point <= front).all(axis=1)], point])
-            # Rounding in the last digit must not show as a loss.
-            volume = max(volume, hypervolume(front, corner))
-        values[index] = volume
+    for start in range(0, len(points), _CHUNK):
+        # Of many points nearly all are beaten by what was there before: those are told at once.
+        chunk = slice(start, start + _CHUNK)
+        values[chunk] = volume
+        for index in start + np.flatnonzero(useful[chunk] & ~_is_covered(points[chunk], front)):
+            if not (front <= points[index]).all(axis=1).any():
+                front = np.vstack([front[~(points[index] <= front).all(axis=1)], points[index]])
+                # Rounding in the last digit must not show as a loss.
+                volume = max(volume, hypervolume(front, corner))
+            values[index : chunk.stop] = volume
     return values
 
 
@@ -86,6 +91,14 @@ def reference_point(points: ArrayLike, limits: Sequence[float | None]) -> Array:
     usable = points[_finite(points)]
     worst = usable.max(axis=0) if len(usable) else np.zeros(len(limits))
     return np.array([np.floor(w) + 1.0 if limit is None else float(limit) for w, limit in zip(worst, limits)])
+
+
+def _is_covered(points: Array, front: Array) -> Array:
+    """True where a member of the front is at least as good in everything: (num_points,)."""
+    covered = np.zeros(len(points), dtype=bool)
+    for member in front:
+        covered |= (member <= points).all(axis=1)
+    return covered
 
 
 def _adds_volume(points: Array, corner: Array) -> Array:

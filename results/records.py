@@ -83,13 +83,14 @@ class Ended:
 Event = Asked | Rung | Finished | Started | Ended
 
 EVENTS: dict[str, type] = {"asked": Asked, "rung": Rung, "finished": Finished, "started": Started, "ended": Ended}
+_NUMBERS = frozenset({int, float, bool})
 _FIELDS = {name: frozenset(spec.name for spec in dataclasses.fields(cls)) for name, cls in EVENTS.items()}
 
 
 def encode_event(event: Event) -> dict[str, Any]:
     """The event as JSON data. Metrics that are not finite are kept as strings, since JSON has no word for them."""
     name = next(name for name, cls in EVENTS.items() if isinstance(event, cls))
-    data = {"event": name, **dataclasses.asdict(event)}
+    data = {"event": name, **vars(event)}
     if "metrics" in data:
         data["metrics"] = {key: _encode_number(value) for key, value in data["metrics"].items()}
     return data
@@ -103,7 +104,10 @@ def decode_event(data: Mapping[str, Any]) -> Event:
     known = _FIELDS[data["event"]]
     values = {key: value for key, value in data.items() if key in known}
     if "metrics" in values:
-        values["metrics"] = {key: _decode_number(value) for key, value in values["metrics"].items()}
+        # Not a call for each: a ledger may hold many millions of numbers.
+        values["metrics"] = {
+            key: value if type(value) in _NUMBERS else float(value) for key, value in values["metrics"].items()
+        }
     try:
         return cls(**values)
     except TypeError as error:
@@ -115,7 +119,3 @@ def _encode_number(value: float) -> float | int | str:
         return value
     value = float(value)
     return value if math.isfinite(value) else str(value)
-
-
-def _decode_number(value: Any) -> float:
-    return value if isinstance(value, (int, float)) else float(value)

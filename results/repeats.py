@@ -29,13 +29,14 @@ def fold_repeats(frame: pd.DataFrame) -> pd.DataFrame:
     repeated = usable & frame["arch_key"].where(usable).duplicated(keep=False)
     if not repeated.any():
         return folded
-    groups = frame[repeated].groupby("arch_key", sort=False)
     costs = [name for name in COSTS if name in frame]
+    groups = frame.loc[repeated, ["arch_key", ACCURACY, *costs]].groupby("arch_key", sort=False)
     summary = (
         groups[costs]
         .median()
         .assign(**{ACCURACY: groups[ACCURACY].mean(), RUNS: groups.size(), SPREAD: groups[ACCURACY].std()})
     )
-    first = folded[repeated].drop_duplicates("arch_key").drop(columns=list(summary.columns))
+    later = repeated & frame["arch_key"].where(repeated).duplicated()
+    first = folded[repeated & ~later].drop(columns=list(summary.columns))
     rows = first.join(summary, on="arch_key")[folded.columns]
     return pd.concat([folded[~repeated], rows]).sort_index()

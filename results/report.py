@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from results.findings import Findings, load_findings
 from results.page import escape, page
 from results.report_sections import SECTIONS
 from results.store import WriteError
-from results.tables import to_csv, to_latex, to_markdown
+from results.tables import csv_pieces, to_csv, to_latex, to_markdown
 
 
 def write_report(study_dir: Path) -> Path:
@@ -27,10 +27,10 @@ def write_findings(findings: Findings) -> Path:
     return write_files(findings.study_dir / "report", report_files(findings)) / "index.html"
 
 
-def report_files(findings: Findings) -> dict[str, str]:
-    """The files of a report by their names."""
+def report_files(findings: Findings) -> dict[str, Iterable[str]]:
+    """The files of a report by their names, each as the pieces of its text."""
     return {
-        "trials.csv": to_csv(findings.frame),
+        "trials.csv": csv_pieces(findings.frame),
         "front.csv": to_csv(findings.members),
         "front.md": to_markdown(findings.members),
         "front.tex": to_latex(findings.members),
@@ -38,12 +38,12 @@ def report_files(findings: Findings) -> dict[str, str]:
     }
 
 
-def write_files(folder: Path, files: Mapping[str, str]) -> Path:
-    """Write texts into a folder, each whole or not at all; returns the folder. Raises WriteError if that fails."""
+def write_files(folder: Path, files: Mapping[str, Iterable[str]]) -> Path:
+    """Write texts, or their pieces, into a folder, each whole or not at all; returns it. Raises WriteError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            _replace(folder / name, text)
+        for name, pieces in files.items():
+            _replace(folder / name, [pieces] if isinstance(pieces, str) else pieces)
     except OSError as error:
         raise WriteError(f"cannot write the report to {folder}: {error.strerror or error}") from error
     return folder
@@ -56,11 +56,12 @@ def build_page(findings: Findings) -> str:
     return page(f"{title}: architecture search", header, *(build(findings) for build in SECTIONS))
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, pieces: Iterable[str]) -> None:
     """A page that is being read must not be seen half written."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(pieces)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -195,7 +195,7 @@ def find_studies(runs_dir: Path) -> list[str]:
 
 def _parse_line(line: bytes, path: Path, number: int) -> Event:
     try:
-        return decode_event(json.loads(line))
+        return decode_event(json.loads(line.decode()))
     except (ValueError, TypeError, AttributeError) as error:  # all that JSON of another shape can lead to
         raise StoreError(f"{path}, line {number} is not an event of a ledger ({error}); cut it out to go on") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -14,6 +14,7 @@ from results.metrics import ACCURACY
 from results.units import human_count, percent, with_spread
 
 KEY_LENGTH = 8
+_PIECE = 20_000
 ABBREVIATION_NOTE = "architecture: fusion, patches, widths, K x (depths) of the two branches"
 FRONT_NOTE = "FLOPs are multiply-adds; ± is half the interquartile range of the throughput"
 
@@ -67,7 +68,13 @@ def to_latex(members: pd.DataFrame) -> str:
 
 def to_csv(rows: pd.DataFrame) -> str:
     """All columns and full digits; a missing number is an empty field."""
-    return rows.to_csv(index=False, lineterminator="\n")
+    return "".join(csv_pieces(rows))
+
+
+def csv_pieces(rows: pd.DataFrame) -> Iterator[str]:
+    """``to_csv`` piece by piece: of millions of rows the whole text is never held."""
+    for start in range(0, max(len(rows), 1), _PIECE):
+        yield rows.iloc[start : start + _PIECE].to_csv(index=False, lineterminator="\n", header=start == 0)
 
 
 _FRONT_COLUMNS = ("trial", ACCURACY, "macs", "params", "throughput_ips", "throughput_iqr", "arch_key", "architecture")
