@@ -14,6 +14,7 @@ import pandas as pd
 from results.baselines import load_baselines
 from results.frame import build_frame, complete, front
 from results.importance import Importance, assess_importance, read_dimensions
+from results.memory import READ, check_fits
 from results.metrics import ACCURACY, COSTS, cost_metric
 from results.quantization import load_quantized
 from results.records import Asked, Ended, Event, Rung
@@ -103,8 +104,9 @@ class EventLog:
 
 
 def load_findings(study_dir: Path) -> Findings:
-    """All that a report tells of. Raises StoreError if there is no study, or none that this version reads."""
+    """All that a report tells of. Raises StoreError if there is none that this version and this machine can read."""
     store = StudyStore.open_readonly(study_dir)
+    check_fits(study_dir, READ, "a report")
     study = store.study
     dimensions = [str(path) for path in mapping(mapping(study.get("space")).get("dimensions"))]
     return Findings(study_dir, study, store.environment, EventLog(store.events(), dimensions))

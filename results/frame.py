@@ -12,6 +12,7 @@ import pandas as pd
 
 from results.architecture import COLUMNS as ARCH_COLUMNS
 from results.architecture import arch_columns, describe_columns
+from results.memory import READ, check_fits
 from results.metrics import ACCURACY, cost_metric
 from results.pareto import Array, hypervolume_history, minimised, pareto_mask, reference_point
 from results.records import Asked, Event, Finished, Rung, Started
@@ -45,8 +46,9 @@ _NO_ARCH: dict[str, Any] = {name: -1 if name == "num_encoders" else "" for name 
 
 
 def load_frame(study_dir: Path) -> pd.DataFrame:
-    """One row a trial, in the order of their numbers; also while the study runs. StoreError if there is no study.
+    """One row a trial, in the order of their numbers; also while the study runs.
 
+    Raises StoreError if there is no study, or one that is too large for the memory there is.
     Columns: trial, status (of ``records.STATUSES``, or 'running' while no outcome is written), source, arch_key,
     architecture (in words), the ``ARCH_COLUMNS``, all metrics (NaN where not reached), epoch (the last rung heard of),
     order (0 for the first trial to finish), seconds, study_seconds (how long the study had run when the trial ended,
@@ -54,7 +56,9 @@ def load_frame(study_dir: Path) -> pd.DataFrame:
 
     A stopped trial's accuracy is the one at its last rung: it is no result and never enters a front.
     """
-    return build_frame(StudyStore.open_readonly(study_dir).events())
+    store = StudyStore.open_readonly(study_dir)
+    check_fits(study_dir, READ, "a table of its trials")
+    return build_frame(store.events())
 
 
 def build_frame(events: Iterable[Event]) -> pd.DataFrame:

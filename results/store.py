@@ -18,6 +18,7 @@ from typing import IO, Any
 from results.records import Event, decode_event, encode_event
 
 FORMAT = 1
+_MAX_SHARED = 1024
 DEFAULT_RUNS_DIR = Path("results/runs")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -124,15 +125,19 @@ class StudyStore:
         self._good_bytes += len(line)
 
     def events(self) -> Iterator[Event]:
-        """All whole events, oldest first. A torn last line (a writer was killed) is dropped."""
+        """All whole events, oldest first. A torn last line (a writer was killed) is dropped.
+
+        Events of one architecture may share its record: it is to be read only.
+        """
         path = self.path / "ledger.jsonl"
+        archs: dict[str, dict[str, Any]] = {}
         if not path.exists():
             return
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     return
-                yield _parse_line(line, path, number)
+                yield _parse_line(line, path, number, archs)
 
     def close(self) -> None:
         """Let go of the ledger and of the lock."""
@@ -193,11 +198,22 @@ def find_studies(runs_dir: Path) -> list[str]:
     return sorted(entry.name for entry in runs_dir.iterdir() if StudyStore.exists(entry))
 
 
-def _parse_line(line: bytes, path: Path, number: int) -> Event:
+def _parse_line(line: bytes, path: Path, number: int, archs: dict[str, dict[str, Any]]) -> Event:
     try:
-        return decode_event(json.loads(line.decode()))
+        data = json.loads(line.decode())
+        if "arch" in data:
+            data["arch"] = _shared(archs, data.get("arch_key"), data["arch"])
+        return decode_event(data)
     except (ValueError, TypeError, AttributeError) as error:  # all that JSON of another shape can lead to
         raise StoreError(f"{path}, line {number} is not an event of a ledger ({error}); cut it out to go on") from error
+
+
+def _shared(archs: dict[str, dict[str, Any]], key: str, arch: dict[str, Any]) -> dict[str, Any]:
+    """The same record for the latest architectures: who keeps events would hold each of them many times."""
+    if len(archs) >= _MAX_SHARED:
+        archs.clear()
+    known = archs.setdefault(key, arch)
+    return known if known == arch else arch
 
 
 def _drop_torn_tail(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def time_front(study_dir: Path, device: str, pairs: int = PAIRS) -> Iterator[Tim
     if not trials:
         raise StoreError(f"study {study_dir.name!r} has no finished trial to time")
     study = StudyStore.open_readonly(study_dir).study
-    archs = _archs(study_dir)
+    archs = _archs(study_dir, set(trials))
     for row in frame[frame["trial"].isin(trials)].sort_values("macs").to_dict("records"):
         arch = archs[row["trial"]]
         torch.manual_seed(0)
@@ -70,6 +70,6 @@ def _row(timing: Timing) -> dict[str, Any]:
     return row | asdict(timing.throughput)
 
 
-def _archs(study_dir: Path) -> dict[int, ArchConfig]:
-    events = StudyStore.open_readonly(study_dir).events()
-    return {event.trial: ArchConfig.from_dict(event.arch) for event in events if isinstance(event, Asked)}
+def _archs(study_dir: Path, trials: Container[int]) -> dict[int, ArchConfig]:
+    asked = (event for event in StudyStore.open_readonly(study_dir).events() if isinstance(event, Asked))
+    return {event.trial: ArchConfig.from_dict(event.arch) for event in asked if event.trial in trials}

@@ -66,11 +66,14 @@ def load_arch(name: str, runs_dir: Path) -> ArchConfig:
 
 def asked_arch(study_dir: Path, trial: int, error: type[Exception] = StoreError) -> ArchConfig:
     """The architecture of a study's trial. Raises ``error`` if there is no such trial, StoreError if no such study."""
-    asked = {e.trial: e for e in StudyStore.open_readonly(study_dir).events() if isinstance(e, Asked)}
-    if trial not in asked:
-        there = f"it has trials 0 to {max(asked)}" if asked else "it has none yet"
-        raise error(f"study {study_dir.name!r} has no trial {trial}; {there}")
-    return ArchConfig.from_dict(asked[trial].arch)
+    last = -1
+    for event in StudyStore.open_readonly(study_dir).events():
+        if isinstance(event, Asked):
+            if event.trial == trial:
+                return ArchConfig.from_dict(event.arch)
+            last = max(last, event.trial)
+    there = f"it has trials 0 to {last}" if last >= 0 else "it has none yet"
+    raise error(f"study {study_dir.name!r} has no trial {trial}; {there}")
 
 
 def _read_arch(path: Path) -> ArchConfig:

@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from crossvit_core.config import ArchConfig
 from results.architecture import arch_columns, describe_columns
+from results.memory import MIRRORED, check_fits
 from results.metrics import ACCURACY
 from results.records import Asked, Event, Finished, Rung
 from results.store import StoreError, StudyStore
@@ -61,7 +62,8 @@ class JournalMirror:
 
     def __init__(self, run_dir: Path, *, wait: bool = True) -> None:
         store = StudyStore.open_readonly(run_dir)
-        study, events = store.study, list(store.events())
+        study = store.study
+        check_fits(run_dir, MIRRORED, "a journal for a dashboard")
         objectives = _objectives(run_dir, study)
         dimensions = (study.get("space") or {}).get("dimensions") or {}
         self._dimensions = [Dimension(path, tuple(choices)) for path, choices in dimensions.items()]
@@ -72,7 +74,7 @@ class JournalMirror:
             self._storage = JournalStorage(self._backend)
             self._study_id = self._storage.create_new_study(list(objectives.values()), run_dir.name)
             optuna.load_study(study_name=run_dir.name, storage=self._storage).set_metric_names(self._metrics)
-        self._add_all(events)
+        self._add_all(store.events())
         self._path = (run_dir / JOURNAL).absolute()
         self._owner = _take(self._path, wait)
         try:

@@ -154,19 +154,20 @@ class _Tally:
         self.end = ""
         self._gaps: deque[float] = deque(maxlen=_RECENT)
         self._last_finish: float | None = None
-        self._points: list[tuple[float, float]] = []
-        self._accuracies: list[float] = []
+        self._front: list[tuple[float, float]] = []
+        self._worst_cost = -math.inf
+        self._best_accuracy: float | None = None
         for event in events:
             self._add(event)
 
     def best_accuracy(self) -> float | None:
-        return max(self._accuracies, default=None)
+        return self._best_accuracy
 
     def hypervolume(self) -> float | None:
         """As the search's own display has it: accuracy times decades of FLOPs within the space's limit."""
-        if not self._points:
+        if not self._front:
             return None
-        return hypervolume(self._points, reference_point(self._points, self._corner))
+        return hypervolume(self._front, reference_point([(1.0, self._worst_cost)], self._corner))
 
     def rate(self) -> float | None:
         """Finished trials per second over the last few."""
@@ -198,9 +199,16 @@ class _Tally:
         accuracy, macs = (finished.metrics.get(name, math.nan) for name in ("val_accuracy", "macs"))
         if finished.status != "ok" or not math.isfinite(accuracy):
             return
-        self._accuracies.append(accuracy)
-        if macs > 0:
-            self._points.append((1 - accuracy, math.log10(macs)))
+        self._best_accuracy = max(accuracy, self._best_accuracy if self._best_accuracy is not None else accuracy)
+        if 0 < macs < math.inf:
+            self._worst_cost = max(self._worst_cost, math.log10(macs))
+            self._enter_front((1 - accuracy, math.log10(macs)))
+
+    def _enter_front(self, point: tuple[float, float]) -> None:
+        """Only what the hypervolume needs is kept: a study may have millions of trials."""
+        if not any(error <= point[0] and cost <= point[1] for error, cost in self._front):
+            self._front = [kept for kept in self._front if not (point[0] <= kept[0] and point[1] <= kept[1])]
+            self._front.append(point)
 
 
 def _headline(status: StudyStatus) -> str:

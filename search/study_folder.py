@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from results.memory import REPLAYED, check_fits
 from results.store import StoreError, StudyStore
 from search.environment import describe_environment
 from search.stopping import Stopping
@@ -30,6 +31,7 @@ def open_store(study: Study) -> StudyStore:
         store = StudyStore.open(study.path)
         try:
             _check_same_study(study.name, store.study, asked)
+            check_fits(study.path, REPLAYED, "going on with a search")
             changed = {part: asked[part] for part in _CHANGEABLE if store.study.get(part) != asked[part]}
             if changed:
                 store.write_json("study.json", {**store.study, **changed})
