@@ -11,9 +11,9 @@ Three loops train the same network from the same weights, an epoch each in turn,
 
 First without augmentation and in one order of images, where the losses of all three must agree; then each with its own
 augmentation (shift and flip; random crop and flip; timm's random resized crop and flip), where they cannot. Seconds are
-the process's CPU time on a CPU (one thread unless ``--threads``), the wall clock on a GPU. A ratio is a loop's seconds over
-those of ``ours``, the median over epochs with quartiles: above 1, ours is faster. ``a minute`` is per process, trainings of
-the recipe's default number of epochs.
+the process's CPU time on a CPU (one thread unless ``--threads``), the wall clock on a GPU. A ratio is a loop's seconds
+over those of ``ours``, the median over epochs with quartiles: above 1, ours is faster. ``a minute`` is per process, of
+trainings of the recipe's default number of epochs.
 """
 
 from __future__ import annotations
@@ -258,7 +258,8 @@ def print_row(row: Row) -> None:
     difference = "" if row.largest_loss_difference is None else f"  losses within {row.largest_loss_difference:.1e}"
     kind = "augmented" if row.augmented else "as they are"
     print(
-        f"{row.model:<20}{row.loop:<7}{kind:<13}{row.images_per_s:>8.0f} img/s{row.candidates_per_minute:>8.2f} a minute"
+        f"{row.model:<20}{row.loop:<7}{kind:<13}{row.images_per_s:>8.0f} img/s"
+        f"{row.candidates_per_minute:>8.2f} a minute"
         f"  {row.ratio:.2f} ({row.ratio_q1:.2f} to {row.ratio_q3:.2f}){difference}",
         flush=True,
     )

@@ -1,0 +1,69 @@
+"""What the reference studies are made with: the networks to beat, the part of the data, the loops to compare with."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from benchmarks.cifar_study.networks import chosen_networks, plain_vit
+from benchmarks.cifar_study.subset import write_subset
+from benchmarks.training_speed import measure
+from crossvit_core.cost import count_cost
+from crossvit_core.data import load_dataset
+
+
+def _write_pictures(folder: Path, images: int) -> None:
+    """``images`` one-coloured PNGs of 4 px of three classes in turn; the colour says which one it is."""
+    encoded = []
+    for index in range(images):
+        memory = io.BytesIO()
+        Image.new("RGB", (4, 4), (index, 0, index % 3)).save(memory, "png")
+        encoded.append({"bytes": memory.getvalue()})
+    for split in ("train", "test"):
+        table = pa.table({"image": encoded, "label": [index % 3 for index in range(images)]})
+        pq.write_table(table, folder / f"{split}.parquet")
+
+
+def test_a_subset_has_as_many_of_each_class_and_no_image_twice(tmp_path: Path) -> None:
+    _write_pictures(tmp_path, 90)
+    write_subset(tmp_path, tmp_path / "part", train=12, val=6)
+    data = load_dataset(str(tmp_path / "part"))
+    assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 12, "val": 6, "test": 90}
+    seen = {name: {int(data.images[row, 0, 0, 0]) for row in data.splits[name]} for name in ("train", "val")}
+    assert seen == {"train": set(range(12)), "val": set(range(12, 18))}
+
+
+@pytest.mark.parametrize(("train", "val", "says"), [(10, 3, "use 9"), (87, 6, "30 exist")])
+def test_a_subset_that_cannot_be_says_why(tmp_path: Path, train: int, val: int, says: str) -> None:
+    _write_pictures(tmp_path, 90)
+    with pytest.raises(ValueError, match=says):
+        write_subset(tmp_path, tmp_path / "part", train, val)
+
+
+def test_networks_to_beat_keep_the_limit_and_the_proportions() -> None:
+    networks = chosen_networks(200e6)
+    assert len(networks) == 3 * 5 + 7
+    for name, arch in networks.items():
+        assert not arch.violations(), name
+        assert count_cost(arch).macs <= 200e6
+        if name.startswith("family"):
+            small, large = arch.branches
+            assert large.embed_dim == 2 * small.embed_dim
+    assert 6.2e6 < count_cost(plain_vit(384)).params < 6.4e6
+
+
+def test_the_three_training_loops_train_alike() -> None:
+    """The same losses, from code that shares nothing but the network and the recipe."""
+    options = argparse.Namespace(epochs=3, batch_size=32, seed=0, device="cpu")
+    data = load_dataset("digits", image_size=16, limit=180)
+    ours, plain, timms = measure("crossvit_nano_16", data, augmented=False, options=options)
+    assert ours.largest_loss_difference == 0
+    for other in (plain, timms):
+        assert other.largest_loss_difference is not None
+        assert 0 < other.largest_loss_difference < 1e-4
