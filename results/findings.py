@@ -59,6 +59,12 @@ class Findings:
         return float(bound) if isinstance(bound, (int, float)) else None
 
     @property
+    def num_architectures(self) -> int:
+        """How many different ones were tried. One that has no key is taken for different from all others."""
+        keys = self.frame["arch_key"]
+        return int(keys[keys != ""].nunique() + (keys == "").sum())
+
+    @property
     def has_repeats(self) -> bool:
         return bool((self.points[RUNS] > 1).any())
 

@@ -22,7 +22,7 @@ READ = 1.5
 REPLAYED = 5.0
 """The same of a search that goes on, which remembers every event."""
 
-MIRRORED = 30.0
+MIRRORED = 15.0
 """The same of a journal for a dashboard, which Optuna holds in memory."""
 
 

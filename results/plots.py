@@ -198,8 +198,9 @@ def _y_range(rows: pd.DataFrame, members: pd.DataFrame, others: Sequence[float])
     """The whole front and, of many trials, the better nine tenths: a few bad ones must not flatten it."""
     accuracy = 100 * rows[ACCURACY]
     usual = float(accuracy.quantile(0.1 if len(rows) >= _MANY else 0))
-    low = min([usual, float(100 * members[ACCURACY].min()), *others])
-    high = max([float(accuracy.max()), *others])
+    reach = members[SPREAD].fillna(0.0) if SPREAD in members else 0.0  # whole bars
+    low = min([usual, float(100 * (members[ACCURACY] - reach).min()), *others])
+    high = max([float(accuracy.max()), float(100 * (members[ACCURACY] + reach).max()), *others])
     pad = max(0.08 * (high - low), 0.5)
     return low - pad, high + pad
 

@@ -8,7 +8,8 @@ from typing import Any
 from results.findings import Findings, mapping, validation_images
 from results.metrics import ACCURACY
 from results.page import bullet_list, fields_table, folded, paragraph, section
-from results.units import duration, percent
+from results.repeats import RUNS
+from results.units import duration, percent, plural
 
 
 def measurement(findings: Findings) -> str:
@@ -78,9 +79,12 @@ def caveats(findings: Findings) -> str:
 
 
 def _repeats_text(findings: Findings) -> str:
-    if findings.has_repeats:
-        return "Where an architecture was trained more than once, its mean counts; most were trained once."
-    return "Each architecture was trained once, with one seed."
+    if not findings.has_repeats:
+        return "Each architecture was trained once, with one seed."
+    runs = findings.points.loc[findings.points["status"] == "ok", RUNS]
+    most_once = (runs == 1).sum() > len(runs) / 2
+    which = "; most were trained once" if most_once else f": {runs.sum():,} runs of {plural(len(runs), 'architecture')}"
+    return f"Where an architecture was trained more than once, its mean counts{which}."
 
 
 def _chance_error(findings: Findings) -> str:

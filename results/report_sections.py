@@ -41,8 +41,9 @@ def headline(findings: Findings) -> str:
 def _headline_text(findings: Findings) -> str:
     space = mapping(findings.study.get("space")).get("name", "?")
     data = mapping(findings.study.get("data")).get("name", "?")
-    asked = plural(len(findings.frame), "architecture")
-    done = f"From the space {space}, {asked} {'was' if len(findings.frame) == 1 else 'were'} tried on {data}; "
+    count, trials = findings.num_architectures, len(findings.frame)
+    asked = f"{plural(count, 'architecture')} {'was' if count == 1 else 'were'} tried"
+    done = f"From the space {space}, {asked}{f' in {trials:,} trials' if count < trials else ''} on {data}; "
     members = findings.members
     if members.empty:
         return paragraph(f"{done}none has been trained to the end yet, so there is no front.", "headline")

@@ -65,6 +65,19 @@ def test_many_runs_of_one_architecture_are_one_point(new_study: Any, tmp_path: P
     assert plot.num_left_out == 0
 
 
+def test_one_architecture_in_many_trials_is_said_to_be_one(new_study: Any, tmp_path: Path) -> None:
+    study = new_study()
+    for accuracy in (0.70, 0.80, 0.90):
+        study.add(accuracy, 1000, key="same")
+    study.add(None, 1000, key="same", status="stopped", rung=0.5)
+    page = write_report(tmp_path / "s").read_text(encoding="utf-8")
+    assert "1 architecture was tried in 4 trials on digits; 3 trained to the end." in page
+    assert "its mean counts: 3 runs of 1 architecture." in page
+    plot = gather_front_plot(load_findings(tmp_path / "s").points)
+    assert plot is not None
+    assert plot.y_range[0] < 70 and plot.y_range[1] > 90  # the whole bar: 80 +- 10
+
+
 def test_finalists_that_were_trained_again_are_shown(new_study: Any, tmp_path: Path) -> None:
     study, retraining = new_study("s"), new_study("s-retrain")
     study.add(0.97, 1000, key="finalist")
