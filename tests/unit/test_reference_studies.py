@@ -6,12 +6,14 @@ import argparse
 import io
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from benchmarks.cifar_study.networks import chosen_networks, plain_vit
+from benchmarks.cifar_study.shortcuts import kendall
 from benchmarks.cifar_study.subset import write_subset
 from benchmarks.training_speed import measure
 from crossvit_core.cost import count_cost
@@ -67,3 +69,15 @@ def test_the_three_training_loops_train_alike() -> None:
     for other in (plain, timms):
         assert other.largest_loss_difference is not None
         assert 0 < other.largest_loss_difference < 1e-4
+
+
+def test_the_interval_of_kendalls_tau_covers_what_it_says() -> None:
+    """Pairs of correlated normal variables, whose tau is known: 2 / pi * asin(correlation)."""
+    rng, covered, runs = np.random.default_rng(0), 0, 120
+    truth = 2 / np.pi * np.arcsin(0.7)
+    for _ in range(runs):
+        a = rng.normal(size=24)
+        tau, low, high = kendall(a, 0.7 * a + np.sqrt(1 - 0.7**2) * rng.normal(size=24))
+        assert low < tau < high
+        covered += low < truth < high
+    assert 0.90 <= covered / runs <= 0.99
