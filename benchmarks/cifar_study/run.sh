@@ -32,21 +32,21 @@ rivals=$("$python" "$here/networks.py" "$networks" --max-flops $limit | tail -1)
 for step in $steps; do
     case $step in
     search)
-        "$crossvit" search --space "$space" --data "$data" --study cifar --trials $trials --no-weights $common ;;
+        "$crossvit" search --space "$space" --data "$data" --study "cifar-$scale" --trials $trials --no-weights $common ;;
     rivals) # the family scaled by hand and the plain ViTs: the same recipe, three seeds, last epoch
-        "$crossvit" bench cifar --baselines "$rivals" --train --seeds 3 --runs-dir "$runs" ;;
+        "$crossvit" bench "cifar-$scale" --baselines "$rivals" --train --seeds 3 --runs-dir "$runs" ;;
     ablation)
         for size in $sizes; do
             base=$size
             [ -f "$networks/$size.json" ] && base=$networks/$size.json
             "$crossvit" ablate --space "$space" --base "$base" --match flops --seeds 5 --data "$data" \
-                --study "cifar-fusion-$size" --no-weights $common
+                --study "cifar-$scale-fusion-$size" --no-weights $common
         done ;;
     shortcuts) # nobody stopped, so that nothing hides what early accuracy would have said
-        "$crossvit" search --space "$space" --data "$data" --study cifar-shortcuts --sampler random --stopping none \
+        "$crossvit" search --space "$space" --data "$data" --study "cifar-$scale-shortcuts" --sampler random --stopping none \
             --trials $sampled --seed 1 --no-weights $common
-        "$crossvit" retrain cifar-shortcuts --trials "$(seq -s, 0 $((sampled - 1)))" --seeds 1 $common ;;
+        "$crossvit" retrain "cifar-$scale-shortcuts" --trials "$(seq -s, 0 $((sampled - 1)))" --seeds 1 $common ;;
     finalists)
-        "$crossvit" retrain cifar --finalists 5 --prefer knee --seeds 3 $common ;;
+        "$crossvit" retrain "cifar-$scale" --finalists 5 --prefer knee --seeds 3 $common ;;
     esac
 done
