@@ -35,9 +35,6 @@ from results.store import DEFAULT_RUNS_DIR
 ROOT = Path(__file__).parents[1]
 DEFAULT_OUT = Path("results/reference/search_quality")
 
-# Gaussian processes ask for seconds where the others ask for milliseconds.
-_SLOW_METHODS = "gp + *"
-
 
 @dataclass(frozen=True)
 class Task:
@@ -156,16 +153,12 @@ def chosen_methods(patterns: str) -> list[str]:
 
 
 def make_tasks(options: argparse.Namespace, limits: list[float]) -> list[Task]:
-    tasks = []
-    for method in chosen_methods(options.methods):
-        slow = fnmatch.fnmatchcase(method, _SLOW_METHODS)
-        seeds, trials = (options.slow_seeds, options.slow_trials) if slow else (options.seeds, options.trials)
-        tasks += [
-            Task(options.table, options.hub_registry, method, limit, seed, trials)
-            for limit in limits
-            for seed in range(seeds)
-        ]
-    return tasks
+    return [
+        Task(options.table, options.hub_registry, method, limit, seed, options.trials)
+        for method in chosen_methods(options.methods)
+        for limit in limits
+        for seed in range(options.seeds)
+    ]
 
 
 def _race(options: argparse.Namespace) -> None:
@@ -185,7 +178,7 @@ def _race(options: argparse.Namespace) -> None:
         summaries.append(summarise(scores, limit))
         lines.append(curves(scores, limit))
     unavailable = sorted({method for (method, _), found in runs.items() if not found})
-    about = {name: getattr(options, name) for name in ("seeds", "trials", "permutations", "slow_seeds", "slow_trials")}
+    about = {name: getattr(options, name) for name in ("seeds", "trials", "permutations")}
     about |= {"seconds": time.perf_counter() - start, "digest": digest}
     write_report(options.out, table, pd.concat(summaries), pd.concat(lines), unavailable, about)
     print(f"{options.out}: {sum(len(found) for found in runs.values())} runs, {about['seconds']:.0f} s")
@@ -196,8 +189,6 @@ def main() -> int:
     parser.add_argument("--table", type=Path, default=DEFAULT_PATH, help="the table")
     parser.add_argument("--seeds", type=int, default=20, help="runs of each method (20)")
     parser.add_argument("--trials", type=int, default=435, help="proposals of each run (435: the whole space)")
-    parser.add_argument("--slow-seeds", type=int, default=3, help="as --seeds, for 'gp + *'")
-    parser.add_argument("--slow-trials", type=int, default=100, help="as --trials, for 'gp + *'")
     parser.add_argument("--max-macs", default="3000000,1000000", help="limits to race under")
     parser.add_argument("--methods", default="*", help="patterns of methods, with commas between")
     parser.add_argument("--hub-registry", type=Path, default=Path("optunahub-registry"), help="checkout of OptunaHub's")

@@ -5,8 +5,9 @@ made from the study's seed and the trial's number, so that a resumed search prop
 
 Asking must not grow slow with the study (ten thousand finished trials are within reach of a small space), so a sampler
 sees part of it. TPE and GP see the best and the latest trials (``search.window``): TPE's time grows with what it sees,
-GP's with its cube. The genetic samplers see their last two generations and the parents, which is all that they use;
-without that, Optuna goes through every trial for each generation. What is seen follows from the ledger alone.
+GP's with its cube; GP is ours (``search.gaussian_process``), since Optuna's takes seconds. The genetic samplers see
+their last two generations and the parents, which is all that they use; without that, Optuna goes through every trial
+for each generation. What is seen follows from the ledger alone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from crossvit_core.config import ArchConfig
 from results.records import Asked, Finished
+from search.gaussian_process import GaussianProcess
 from search.objectives import Objective
 from search.samplers import GENETIC, NOT_SHOWN, SAMPLERS, VIEWS, check_sampler, quiet
 from search.searcher import Proposal
@@ -74,6 +76,7 @@ class OptunaSearcher:
         self._num_proposed = 0
         self._start: list[Vector] = []
         self._enumeration: Iterator[Vector] | None = None
+        self._process = GaussianProcess(space) if sampler == "gp" else None
         self._tried: list[_Tried] = []
         self._running: set[int] = set()
         self._distributions = {d.path: _distribution(d.ordered, len(d.choices)) for d in space.dimensions}
@@ -148,6 +151,8 @@ class OptunaSearcher:
         if self._num_proposed < self._num_start:
             self._start = self._start or start_vectors(self._space, self._seed, self._num_start)
             return START, self._start[self._num_proposed]
+        if self._process is not None:
+            return self._sampler_name, self._model(self._process, trial.number)
         return self._sampler_name, self._sample(trial)
 
     def _next_enumerated(self, taken: Container[str]) -> Vector | None:
@@ -166,6 +171,13 @@ class OptunaSearcher:
                 wish[path] = sampler.sample_independent(study, trial, path, distribution)
         return tuple(int(wish[dimension.path]) for dimension in self._space.dimensions)
 
+    def _model(self, process: GaussianProcess, number: int) -> Vector:
+        rng, seen = np.random.default_rng(derive_seed(self._seed, number)), self._window.members()
+        told = [self._tried[member].values for member in seen]
+        points = np.array([self._minimised(values) for values in told if values is not None])
+        running = [self._vector(member) for member in sorted(self._running)]
+        return process.propose([self._vector(member) for member in seen], points, running, rng)
+
     def _make_sampler(self, *purpose: object) -> BaseSampler:
         return SAMPLERS[self._sampler_name](derive_seed(self._seed, *purpose), self._trials)
 
@@ -180,10 +192,14 @@ class OptunaSearcher:
 
     def _build(self, number: int) -> FrozenTrial:
         """The trial with the parameters that were really tried, whatever the sampler had wished for."""
-        tried = self._tried[number]
-        vector = self._space.encode(ArchConfig.from_dict(tried.arch))
+        tried, vector = self._tried[number], self._vector(number)
         params = {self._space.dimensions[i].path: vector[i] for i in self._space.active_dimensions(vector)}
         return _frozen(number, tried, params, {path: self._distributions[path] for path in params}, tried.hints)
+
+    def _vector(self, number: int) -> Vector:
+        tried = self._tried[number]
+        tried.vector = tried.vector or self._space.encode(ArchConfig.from_dict(tried.arch))
+        return tried.vector
 
     def _enter_generation(self, trial: FrozenTrial) -> int:
         """Enter the trial in its generation, and have Optuna keep the parents of every new one.
@@ -219,6 +235,7 @@ class _Tried:
     hints: dict[str, Any]
     state: TrialState = TrialState.RUNNING
     values: list[float] | None = None
+    vector: Vector | None = None
 
 
 class _Shown(InMemoryStorage):

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from search.study import Study
     from search.study_config import StudyConfig
 
-_SAMPLER_HELP = (
-    "tpe, nsga2, nsga3, random, gp (thinks for 3 to 5 s per trial), or brute_force (all of a space up to 20,000)."
-)
+_SAMPLER_HELP = "tpe, nsga2, nsga3, random, gp (a Gaussian process), or brute_force (all of a space up to 20,000)."
 
 
 def search(

@@ -26,9 +26,7 @@ from space import Dimension, Limit, Space, SpaceError, load_space
 
 OBJECTIVES = find_objectives(("val_accuracy", "macs"))
 PLAN = Plan(TrainRecipe(), Path("unused"), None)
-NUM_TRIALS = {"gp": 8}
-QUICK_SAMPLERS = [name for name in SAMPLERS if name != "gp"]
-GP_WHEN_SLOW = [*QUICK_SAMPLERS, pytest.param("gp", marks=pytest.mark.slow)]
+GP_WHEN_SLOW = [pytest.param(name, marks=pytest.mark.slow) if name == "gp" else name for name in SAMPLERS]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +41,8 @@ def smoke() -> Space:
 
 @pytest.fixture
 def searched(sampler: str, space: Space, smoke: Space) -> Space:
-    """The space for a sampler: one that tries everything needs a small one, a slow one is quicker there."""
-    return smoke if sampler in ("brute_force", "gp") else space
+    """The space for a sampler: one that tries everything needs a small one."""
+    return smoke if sampler == "brute_force" else space
 
 
 def make_searcher(space: Space, sampler: str, **options: object) -> OptunaSearcher:
@@ -99,7 +97,7 @@ def asked_events(path: Path) -> list[Asked]:
 def test_a_resumed_search_goes_on_as_an_unbroken_one(
     sampler: str, searched: Space, open_session: OpenSession, tmp_path: Path
 ) -> None:
-    trials = NUM_TRIALS.get(sampler, 30)
+    trials = 30
     whole = open_session("whole", make_searcher(searched, sampler), trials)
     expected = run(whole)
     assert len(set(expected)) == trials
@@ -138,7 +136,7 @@ def test_the_ledger_of_three_workers_can_be_played_again(
 
     Also from the middle, with trials running: of what a sampler does, nothing is lost with its process.
     """
-    drive(open_session("s", make_searcher(searched, sampler), NUM_TRIALS.get(sampler, 40)), workers=3, seed=1)
+    drive(open_session("s", make_searcher(searched, sampler), 40), workers=3, seed=1)
     events = list(StudyStore.open_readonly(tmp_path / "s").events())
     expected = [event.arch_key for event in events if isinstance(event, Asked)]
     told = [event.trial for event in events if isinstance(event, Finished)]
@@ -151,7 +149,7 @@ def test_the_ledger_of_three_workers_can_be_played_again(
 def test_in_rounds_the_speed_of_workers_changes_nothing(
     sampler: str, searched: Space, open_session: OpenSession, tmp_path: Path
 ) -> None:
-    trials = NUM_TRIALS.get(sampler, 32)
+    trials = 32
     for name, seed in (("a", 1), ("b", 2)):
         drive(open_session(name, make_searcher(searched, sampler), trials, round_size=3), workers=3, seed=seed)
     for part in (trials // 2, trials):
@@ -221,7 +219,7 @@ def test_a_small_space_is_exhausted_without_a_repeat(sampler: str, smoke: Space,
     assert "every architecture" in session.stop_reason
 
 
-@pytest.mark.parametrize("sampler", QUICK_SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_small_space_with_a_limit_is_tried_once_and_whole(sampler: str, smoke: Space, data: st.DataObject) -> None:
