@@ -170,15 +170,19 @@ def describe_similarities(seed: int, models: Sequence[CrossViT], images: Tensor)
     ]
 
 
-def keep(folder: Path | None, tables: dict[str, pd.DataFrame]) -> None:
+def describe_run() -> dict[str, Any]:
+    """Asked at the start: hours later the checkout may be another."""
+    command = shlex.join(["python", "-m", "benchmarks.translation_robustness", *sys.argv[1:]])
+    return {**describe_environment(), "command": command, "threads": torch.get_num_threads()}
+
+
+def keep(folder: Path | None, tables: dict[str, pd.DataFrame], about: dict[str, Any]) -> None:
     """Called after every seed: what is measured is kept."""
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    command = shlex.join(["python", "-m", "benchmarks.translation_robustness", *sys.argv[1:]])
-    about = {**describe_environment(), "command": command, "threads": torch.get_num_threads()}
     (folder / "environment.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
@@ -210,7 +214,7 @@ def read_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = read_options()
+    options, about = read_options(), describe_run()
     data = with_images(load_dataset(options.data, image_size=PRESETS[options.base].size), options.images)
     archs = architectures(options, data)
     recipe = TrainRecipe(epochs=options.epochs, augment=options.augment)
@@ -226,7 +230,7 @@ def main() -> None:
         found["networks"] += describe_networks(seed, models, accuracies)
         found["similarity"] += describe_similarities(seed, models, split.batch(split.rows[:BATCH_SIZE])[0])
         tables = {"summary": summary(pairs, archs[0]), **{name: pd.DataFrame(rows) for name, rows in found.items()}}
-        keep(options.out, tables)
+        keep(options.out, tables, about)
         print(pd.DataFrame(found["networks"][-2:]).to_string(header=seed == 0, index=False), flush=True)
     show_summary(tables["summary"])
     show_similarities(tables["similarity"])
