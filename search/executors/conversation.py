@@ -53,6 +53,17 @@ class Conversation:
         self._plan = plan
         self._queue = TrialQueue(session, shares_devices=shares_devices)
         self._under_way: dict[str, _UnderWay] = {}
+        self._pulls_left: int | None = None
+
+    def allow_pulls(self, count: int) -> bool:
+        """Begin a run of ``count`` trials. False when none is needed: all is over, or the run before fell short."""
+        fell_short = self._pulls_left is not None and not self.is_run_full()
+        self._pulls_left = count
+        return not fell_short and not self.is_over()
+
+    def is_run_full(self) -> bool:
+        """Whether the run has had all the trials that it was allowed."""
+        return self._pulls_left == 0
 
     def pull(self, run_id: str) -> dict[str, Any] | None:
         """The next trial as the configuration of a run."""
@@ -60,6 +71,8 @@ class Conversation:
         if trial is None:
             return None
         self._under_way[run_id] = _UnderWay(trial, time.perf_counter())
+        if self._pulls_left is not None:
+            self._pulls_left -= 1
         return pack_trial(trial)
 
     def is_over(self) -> bool:

@@ -2,12 +2,14 @@
 
 Tune is driven by the session. Its searcher pulls trials, its scheduler asks whether a trial goes on, and a reusable
 trainable evaluates; what a trial is, when a study ends and what is on the disk is the session's business alone.
-``Tuner.restore`` is never used: a run of Tune that breaks is followed by another, and the session goes on.
+``Tuner.restore`` is never used: a run of Tune that breaks is followed by another, and the session goes on. So is one
+that has had its share of trials, since Tune keeps each trial that it ever had, with its last result.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 import signal
@@ -32,6 +34,9 @@ from search.session import Session
 _OBJECT_STORE_BYTES = 512 * 1024**2
 _MAX_RUNS_FOR_NOTHING = 3
 
+# What Tune keeps of a trial takes some 30 kB; a new run starts new workers, which takes about 10 s.
+_TRIALS_PER_RUN = 1000
+
 
 class RayExecutor:
     """Runs trials as Ray Tune trials on ``workers`` reused actors, on this machine or on the cluster at ``address``.
@@ -47,11 +52,13 @@ class RayExecutor:
         gpus_per_trial: float | None = 0.0,
         address: str | None = None,
         evaluate: Evaluate | None = None,
+        trials_per_run: int = _TRIALS_PER_RUN,
     ) -> None:
         self._workers = workers
         self._gpus_per_trial = gpus_per_trial
         self._address = address
         self._evaluate = evaluate
+        self._trials_per_run = trials_per_run
 
     def run(self, session: Session, plan: Plan) -> None:
         set_environment(joins_cluster=self._address is not None)
@@ -67,12 +74,15 @@ class RayExecutor:
                 raise ExecutorError(f"Ray failed {runs_for_nothing} times in a row; the last time: {crash}")
 
     def _run_once(self, session: Session, plan: Plan, scratch: Path) -> tuple[str | None, int]:
-        """One run of Tune: what broke it, if anything did, and how many events came in."""
+        """Runs of Tune until one breaks: what broke it, if anything did, and how many events came in."""
         size = self._size()
         plan = replace(plan, device=_device_in_worker(plan.device, size))
         talk = Conversation(session, plan, shares_devices=size.shares_devices)
         with self._files_of(plan) as home:
-            crash = _run_tune(talk, plan, self._evaluate, size, scratch, home)
+            crash = None
+            while crash is None and talk.allow_pulls(self._trials_per_run):
+                crash = _run_tune(talk, plan, self._evaluate, size, scratch, home)
+                gc.collect()  # Tune's trials hold one another
         if crash is None and not session.is_over():
             crash = "Tune ended before the study did"
             talk.abandon(crash)

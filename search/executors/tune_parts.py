@@ -31,10 +31,10 @@ class PullsTrials(NotInSnapshots):
     def suggest(self, trial_id: str) -> Any:
         config = None
         with self.talk.guard():
-            if self.talk.error is None:
+            if self.talk.error is None and not self.talk.is_run_full():
                 config = self.talk.pull(trial_id)
         if config is None:
-            return self.FINISHED if self.talk.is_over() else None
+            return self.FINISHED if self.talk.is_over() or self.talk.is_run_full() else None
         return config
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -214,6 +214,23 @@ def test_a_deterministic_search_with_three_workers_is_repeated_to_the_last_trial
     assert studies[0] == studies[1]
 
 
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_long_search_is_several_runs_of_tune(store: StudyStore, tmp_path: Path) -> None:
+    """What Tune keeps of its trials ends with each run, and nothing of the study does."""
+    session = make_session(store, 9)
+    starts = tmp_path / "starts"
+    starts.mkdir()
+    evaluate = SyntheticEvaluation(starts_dir=starts, faults={2: "kill_once", 4: "oom_in_company"})
+    RayExecutor(2, evaluate=evaluate, trials_per_run=4).run(session, PLAN)
+    assert [outcome.status for outcome in session.outcomes] == ["ok"] * 9
+    started = [path.name.split("-") for path in starts.iterdir()]
+    assert len(started) == 9 + 2
+    runs_of_workers = [{int(number) for number, _, worker, _ in started if worker == pid} for _, _, pid, _ in started]
+    assert all(len(numbers) <= 4 for numbers in runs_of_workers)
+
+
 def test_without_ray_there_is_one_sentence(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ExecutorError, match=r"Ray is not installed .*; EXECUTOR=local runs without it"):

@@ -174,6 +174,16 @@ def talk_of(session: Session, **options: Any) -> Conversation:
     return Conversation(session, Plan(TrainRecipe(), Path("unused"), None, **options), shares_devices=True)
 
 
+def test_a_run_that_is_full_is_followed_by_one_that_goes_on(open_session: OpenSession) -> None:
+    talk = talk_of(open_session())
+    assert talk.allow_pulls(1)
+    assert talk.pull("a") is not None and talk.is_run_full()
+    talk.settle("a", None, Loss("defect", "no"))
+    assert talk.allow_pulls(2) and not talk.is_run_full()
+    assert talk.pull("b") is not None
+    assert not talk.allow_pulls(2), "this run ended early: something is wrong with it"
+
+
 @pytest.mark.parametrize(
     ("loss", "begun", "ends"),
     [
