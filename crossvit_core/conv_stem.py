@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 
 class ConvLayer(NamedTuple):
@@ -33,6 +34,15 @@ def conv_stem_layers(patch_size: int, in_channels: int, width: int) -> tuple[Con
         ConvLayer(widths[0], widths[1], *_kernel_and_padding(second)),
         ConvLayer(widths[1], widths[2], *_kernel_and_padding(rest // second)),
     )
+
+
+def largest_map_bytes(convolutions: Iterable[Any], images: Any) -> int:
+    """Of one image's largest map in float32, behind any of ``convolutions``, the first of which reads ``images``."""
+    area, largest = images.shape[-2] * images.shape[-1], 0
+    for convolution in convolutions:
+        area //= convolution.stride[0] ** 2
+        largest = max(largest, convolution.out_channels * area)
+    return 4 * largest
 
 
 def _kernel_and_padding(stride: int) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ _LEAST_WIDTH = 192
 _LEAST_MACS_WITH_GELU = 2**22
 
 _PIECE_BYTES = 16 * 2**20
-_ROWS_BYTES = 3 * 2**20
+_SHARE_BYTES = 3 * 2**20
 
 
 def allowed(model: nn.Module, images: Tensor) -> bool:
@@ -63,19 +63,29 @@ def pieces_of(images: Tensor, largest_bytes: int) -> tuple[Tensor, ...]:
     ``largest_bytes`` are those of the largest tensor that one image becomes. Memory matters as much as the caches: what
     is larger than 32 MiB, glibc hands back to the system, which zeroes it again at every use.
     """
-    count = math.ceil(len(images) * largest_bytes / _PIECE_BYTES) if images.device.type == "cpu" else 1
-    return images.tensor_split(min(count, len(images))) if count > 1 else (images,)
+    return _split(images, len(images) * largest_bytes / _PIECE_BYTES)
+
+
+def shares_of(images: Tensor, inside_bytes: int) -> tuple[Tensor, ...]:
+    """The same in smaller pieces, for one layer or stem with ``inside_bytes`` of tensors for an image within."""
+    return _split(images, len(images) * inside_bytes / _SHARE_BYTES)
+
+
+def _split(x: Tensor, parts: float) -> tuple[Tensor, ...]:
+    count = min(math.ceil(parts), len(x)) if x.device.type == "cpu" else 1
+    return x.tensor_split(count) if count > 1 else (x,)
 
 
 def rows_of(x: Tensor, widest: int) -> tuple[Tensor, ...]:
     """Views of the rows of ``x`` (B, T, C) in equal shares, each small enough as float32 of ``widest`` columns.
 
-    For what maps every row alone, as an FFN. It costs nothing when the memory is at hand, and saves about a tenth of a
-    pass of 8 images when other work in the process has made glibc hand back what would be used again. One undivided
-    share where the rows are not contiguous, and on a GPU.
+    For what maps every row alone, as an FFN. It costs nothing where memory is at hand; where other work in the process
+    has made glibc hand back what would be used again, it saves most of the page faults. One undivided share where the
+    rows are not contiguous, and on a GPU.
     """
-    count = math.ceil(x.shape[0] * x.shape[1] * widest * 4 / _ROWS_BYTES) if x.device.type == "cpu" else 1
-    return x.flatten(0, 1).tensor_split(count) if count > 1 and x.is_contiguous() else (x,)
+    rows = x.flatten(0, 1) if x.is_contiguous() else None
+    shares = () if rows is None else _split(rows, len(rows) * widest * 4 / _SHARE_BYTES)
+    return shares if len(shares) > 1 else (x,)
 
 
 def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:

@@ -21,6 +21,7 @@ from crossvit_core.fusion import FUSIONS, MultiScaleEncoder
 from crossvit_core.heads import HEADS
 from crossvit_core.input_config import input_config
 from crossvit_core.intermediates import FORMATS, chosen_features, feature_info, feature_map
+from crossvit_core.lean import shares_of
 from crossvit_core.parallel_conv import has_batch_statistics
 from crossvit_core.positions import resize_positions, with_image_size
 from crossvit_core.rescale import rescale
@@ -183,13 +184,16 @@ class CrossViT(nn.Module):
 
     def _embed(self, index: int, images: Tensor, lean: bool) -> Tensor:
         """Class token and patches with their positions, (B, T, C)."""
-        patches = self.patch_embed[index](images)
+        stem: Any = self.patch_embed[index]
         token, positions = getattr(self, f"cls_token_{index}"), getattr(self, f"pos_embed_{index}")
         if not lean:
+            patches = stem(images)
             return torch.cat((token.expand(patches.shape[0], -1, -1), patches), dim=1) + positions
-        tokens = patches.new_empty(patches.shape[0], *positions.shape[1:])
+        tokens = images.new_empty(images.shape[0], *positions.shape[1:])
         tokens[:, :1] = token + positions[:, :1]
-        torch.add(patches, positions[:, 1:], out=tokens[:, 1:])
+        shares = shares_of(images, stem.inside_bytes(images))
+        for share, rows in zip(shares, tokens.split([len(share) for share in shares])):
+            torch.add(stem(share), positions[:, 1:], out=rows[:, 1:])
         return tokens
 
     def _tokens(self, images: Tensor, lean: bool = False) -> list[Tensor]:

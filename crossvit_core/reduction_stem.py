@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossvit_core.config import BranchConfig
-from crossvit_core.conv_stem import ConvLayer
+from crossvit_core.conv_stem import ConvLayer, largest_map_bytes
 from crossvit_core.vitae_cost import reduction_stem_cost, reduction_stem_layers
 
 
@@ -40,6 +40,11 @@ class ReductionStem(nn.Module):
         )
         self.pyramid = PyramidReduction(pyramid)
         self.proj = nn.Sequential(nn.Conv2d(*second), nn.ReLU(inplace=True), nn.Conv2d(*third))
+
+    def inside_bytes(self, images: Tensor) -> int:
+        """Of the largest float32 map between input and output of an image; the pyramid's parts lie there twice."""
+        first = self.pyramid.convs[0]
+        return 2 * len(self.pyramid.convs) * largest_map_bytes((first,), images)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, rows * columns, embed_dim)."""

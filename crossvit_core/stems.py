@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from crossvit_core import cost
 from crossvit_core.config import BranchConfig
-from crossvit_core.conv_stem import conv_stem_layers
+from crossvit_core.conv_stem import conv_stem_layers, largest_map_bytes
 from crossvit_core.reduction_stem import ReductionStem
 
 
@@ -19,6 +19,10 @@ class LinearStem(nn.Module):
         super().__init__()
         patch = branch.patch_size
         self.proj = nn.Conv2d(in_channels, branch.embed_dim, kernel_size=patch, stride=patch)
+
+    def inside_bytes(self, images: Tensor) -> int:
+        """Of the largest float32 map between input and output of an image: there is none."""
+        return 0
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, rows * columns, embed_dim)."""
@@ -36,6 +40,10 @@ class ConvStem(nn.Module):
             nn.Conv2d(*layer) for layer in conv_stem_layers(branch.patch_size, in_channels, branch.embed_dim)
         )
         self.proj = nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True), third)
+
+    def inside_bytes(self, images: Tensor) -> int:
+        """Of the largest float32 map between input and output of an image."""
+        return largest_map_bytes((self.proj[0], self.proj[2]), images)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, rows * columns, embed_dim)."""

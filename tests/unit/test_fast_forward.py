@@ -93,6 +93,18 @@ def test_pieces_are_equal_and_hold_an_image() -> None:
     assert [len(piece) for piece in lean.pieces_of(torch.zeros(3, 1), 2**30)] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("stem", ["conv", "reduction"])
+def test_stems_in_shares_are_the_whole(stem: str) -> None:
+    branches = tuple(BranchConfig(image_size=96, patch_size=p, embed_dim=128, num_heads=2, stem=stem) for p in (6, 12))
+    model = _model(NANO.replace(image_size=96, branches=branches, encoders=(EncoderConfig(depths=(0, 1)),)))
+    images = torch.randn(30, 3, 96, 96)
+    inside = [module.inside_bytes(images) for module in model.patch_embed]
+    assert len(lean.shares_of(images, max(inside))) > 1
+    expected = model(images).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_shares_of_rows_are_views_and_equal() -> None:
     x = torch.zeros(8, 128, 2)
     shares = lean.rows_of(x, 3 * 2**10)
