@@ -5,10 +5,13 @@ A person may write the file as well: ``name`` and any of the other columns. Colu
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import io
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +61,30 @@ def load_baselines(study_dir: Path) -> pd.DataFrame:
 def save_baseline(folder: Path, name: str, found: Mapping[str, Any]) -> None:
     """Write what was ``found`` of a network into its row; what is not among it stays as it was.
 
-    The file is replaced whole. Raises StoreError.
+    The file is replaced whole; several processes may do so at a time. Raises StoreError.
     """
     path = folder / FILE_NAME
-    rows = _read_rows(path)
-    row = next((row for row in rows if row.get("name") == name), None)
-    if row is None:
-        rows.append(row := {"name": name})
-    row.update({key: _as_text(value) for key, value in found.items()})
     try:
-        write_durably(path, _to_csv(rows))
+        with _alone(folder):
+            rows = _read_rows(path)
+            row = next((row for row in rows if row.get("name") == name), None)
+            if row is None:
+                rows.append(row := {"name": name})
+            row.update({key: _as_text(value) for key, value in found.items()})
+            write_durably(path, _to_csv(rows))
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While this lasts no other process changes the file. It is replaced whole, so that its folder is locked."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def accuracies_of(folder: Path, name: str) -> list[float]:

@@ -69,11 +69,21 @@ class Training:
 
 def check_names(names: Sequence[str], runs_dir: Path) -> None:
     """Raise BaselineError, ArchError or StoreError for a name that means nothing, before anything is measured."""
+    called: dict[str, str] = {}
     for name in names:
         if name.startswith(PREFIX):
             parse_timm_name(name)
         else:
             _load_ours(name, runs_dir)
+        if called.setdefault(row_name(name), name) != name:
+            raise BaselineError(
+                f"{called[row_name(name)]} and {name} would both be called {row_name(name)!r}; rename one"
+            )
+
+
+def row_name(name: str) -> str:
+    """What a network is called where it is drawn: a JSON file by its own name, without folders and suffix."""
+    return Path(name).stem if name.endswith(".json") else name
 
 
 def study_setting(study_dir: Path, device: str, pairs: int) -> Setting:
@@ -104,14 +114,14 @@ def bench_networks(names: Sequence[str], setting: Setting, training: Training | 
     """
     for name in dict.fromkeys(names):
         try:
-            yield Found(name, _measured(name, setting))
+            yield Found(row_name(name), _measured(name, setting))
             if training is not None:
                 yield from _trained(name, setting, training)
         except (ArchError, DivergedError) as error:
-            yield Found(name, problem=str(error))
+            yield Found(row_name(name), problem=str(error))
         except Exception as error:  # anybody's network, on anybody's device
             kind = f"{OUT_OF_MEMORY} on {setting.device}" if is_memory_error(error) else type(error).__name__
-            yield Found(name, problem=f"{kind}: {first_line(error)}")
+            yield Found(row_name(name), problem=f"{kind}: {first_line(error)}")
         _free_memory(setting.device)
 
 
@@ -144,16 +154,17 @@ def _measured(name: str, setting: Setting) -> dict[str, Any]:
 
 def _trained(name: str, setting: Setting, training: Training) -> Iterator[Found]:
     """One ``Found`` a run; those on record count and are not repeated."""
-    accuracies = accuracies_of(training.study_dir, name)
+    called = row_name(name)
+    accuracies = accuracies_of(training.study_dir, called)
     lock = DeviceLock(setting.device)
     while len(accuracies) < training.runs:
-        seed = derive_seed("baseline", training.seed, name, len(accuracies))
+        seed = derive_seed("baseline", training.seed, called, len(accuracies))
         torch.manual_seed(seed)
         model, _ = _build(name, setting)
         for epoch in train_model(model, training.data, training.recipe, seed=seed, device=setting.device, lock=lock):
             accuracy = epoch.val_accuracy
         accuracies.append(accuracy)
-        yield Found(name, fold_accuracies(accuracies))
+        yield Found(called, fold_accuracies(accuracies))
 
 
 def _build(name: str, setting: Setting) -> tuple[nn.Module, Size]:

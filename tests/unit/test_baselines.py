@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,6 +90,21 @@ def test_what_is_found_later_joins_what_is_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
+_WRITER = """
+import sys
+from pathlib import Path
+from results.baselines import save_baseline
+for count in range(15):
+    save_baseline(Path(sys.argv[1]), sys.argv[2] + str(count), {"macs": count})
+"""
+
+
+def test_two_commands_may_write_at_once(tmp_path: Path) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path), who]) for who in "ab"]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    assert set(load_baselines(tmp_path)["name"]) == {f"{who}{count}" for who in "ab" for count in range(15)}
+
+
 def test_columns_of_a_persons_own_stay(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text("name,year,macs\nmine,2021,7\n", encoding="utf-8")
     save_baseline(tmp_path, "mine", {"params": 3})
@@ -157,6 +174,17 @@ def test_a_study_measures_and_trains_others_as_its_own(study_dir: Path) -> None:
     # As the search counts it: for the study's one channel, ten classes and 16 px.
     nano = PRESETS["crossvit_nano_16"].replace(in_channels=1, num_classes=10)
     assert frame.loc["crossvit_nano_16", "macs"] == count_cost(nano).macs
+
+
+def test_a_network_of_a_file_is_called_as_the_file(study_dir: Path) -> None:
+    for folder in ("one", "other"):
+        file = study_dir / folder / "mine.json"
+        file.parent.mkdir()
+        file.write_text(json.dumps(PRESETS["crossvit_nano_16"].to_dict()), encoding="utf-8")
+    (found,) = run(study_dir, [str(study_dir / "one" / "mine.json")], runs=0)
+    assert found.name == "mine"
+    with pytest.raises(BaselineError, match="would both be called 'mine'; rename one"):
+        check_names([str(study_dir / folder / "mine.json") for folder in ("one", "other")], study_dir.parent)
 
 
 def test_only_missing_runs_are_trained(study_dir: Path) -> None:
