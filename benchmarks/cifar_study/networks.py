@@ -5,17 +5,20 @@
 The family carries the paper's CrossViT-Ti to 32 pixels: K = 3, (N, M) = (1, 4), L = 1, three heads, FFN ratio 4, the
 large branch twice as wide, cross-attention; only the width grows. The ViTs have the proportions of the public one of
 6.3 M parameters: seven blocks, patches of 4 px, FFN ratio 1, heads of 32. Writes one JSON file a network, which
-``crossvit bench --baselines`` and ``crossvit count`` read, and prints their names with commas between.
+``crossvit bench --baselines`` and ``crossvit count`` read, and prints their names with commas between; and
+``nano_32_half.json``, a base for ablations.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig
 from crossvit_core.cost import count_cost
+from crossvit_core.presets import PRESETS
 from results.units import human_count
 
 PATCHES = ((2, 4), (4, 8), (4, 16))
@@ -60,6 +63,12 @@ def chosen_networks(max_macs: float) -> dict[str, ArchConfig]:
     return networks
 
 
+def half_nano() -> ArchConfig:
+    """``crossvit_nano_32`` at half its widths: the smaller base of the fusion ablation."""
+    nano = PRESETS["crossvit_nano_32"]
+    return nano.replace(branches=tuple(replace(branch, embed_dim=branch.embed_dim // 2) for branch in nano.branches))
+
+
 def _spread(widths: list[int], count: int) -> list[int]:
     """At most ``count`` of them, first and last among them, as evenly as they lie."""
     if len(widths) <= count:
@@ -74,7 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     networks = chosen_networks(float(options.max_flops.removesuffix("M")) * 1e6)
     options.target.mkdir(parents=True, exist_ok=True)
-    for name, arch in networks.items():
+    for name, arch in {**networks, "nano_32_half": half_nano()}.items():
         (options.target / f"{name}.json").write_text(json.dumps(arch.to_dict(), indent=1) + "\n", encoding="utf-8")
         cost = count_cost(arch)
         print(f"{name:<20} {human_count(cost.macs):>8} FLOPs  {human_count(cost.params):>8} parameters")

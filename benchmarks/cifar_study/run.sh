@@ -16,7 +16,7 @@ crossvit=${CROSSVIT:-.venv/bin/crossvit}
 case $scale in
 cpu)
     data=$runs/cifar10-subset space=$here/cifar_cpu.yaml limit=6M trials=60 sampled=16
-    sizes="crossvit_nano_32 family_4_8_w9"
+    sizes="crossvit_nano_32 nano_32_half"
     [ -d "$data" ] || "$python" "$here/subset.py" "$source" "$data" --train 4000 --val 2000 ;;
 gpu)
     data=$source space=cifar limit=200M trials=100 sampled=48
