@@ -34,11 +34,7 @@ for step in $steps; do
     search)
         "$crossvit" search --space "$space" --data "$data" --study "cifar-$scale" --trials $trials --no-weights $common ;;
     rivals) # the family scaled by hand and the plain ViTs: the same recipe, three seeds, last epoch
-        for part in 0 1; do # side by side
-            half=$(echo "$rivals" | tr , '\n' | awk -v part=$part 'NR % 2 == part' | paste -sd, -)
-            OMP_NUM_THREADS=1 "$crossvit" bench "cifar-$scale" --baselines "$half" --train --seeds 3 --runs-dir "$runs" &
-        done
-        wait ;;
+        OMP_NUM_THREADS=1 "$crossvit" bench "cifar-$scale" --baselines "$rivals" --train --seeds 3 --runs-dir "$runs" ;;
     ablation)
         for size in $sizes; do
             base=$size

@@ -143,9 +143,13 @@ def _method_table(rows: pd.DataFrame) -> Iterator[str]:
         for name in targets:
             cells += [_spread(row, f"evaluations_{name}"), _spread(row, f"seconds_{name}"), _ratio(row, name)]
         killed = [row[f"killed_{size}"] for size in ("small", "middle", "large")]
-        cells.append("/".join("-" if math.isnan(k) else f"{100 * k:.0f}" for k in killed) if any(killed) else "0")
+        cells.append(f"{_killed([row['killed_all']])}: {_killed(killed)}" if any(killed) else "0")
         cells += [f"{100 * row['duplicates_share']:.0f} %", f"{100 * row['over_limit_share']:.0f} %"]
         yield f"| {' | '.join(cells)} |"
+
+
+def _killed(shares: Sequence[float]) -> str:
+    return "/".join("-" if math.isnan(share) else f"{100 * share:.0f}" for share in shares)
 
 
 def _spread(row: Mapping[str, Any], column: str) -> str:
@@ -163,8 +167,9 @@ def _ratio(row: Mapping[str, Any], name: str) -> str:
 def _legend(about: Mapping[str, Any]) -> Iterator[str]:
     yield "\n'x random': device-seconds over those of random search without replacement, of medians"
     yield f"({about['permutations']} permutations). 'killed': of the true front's members that were begun, the"
-    yield "percentage never trained to the end, small/middle/large. 'dup.', 'over': shares of proposals. All columns,"
-    yield "with quartiles and the 95 % bootstrap interval of each ratio, are in summary.csv; the curves in curves.csv."
+    yield "percentage never trained to the end, all: small/middle/large. 'dup.', 'over': shares of proposals. All"
+    yield "columns, with quartiles and the 95 % bootstrap interval of each ratio, are in summary.csv; the curves in"
+    yield "curves.csv."
 
 
 # Colours are Paul Tol's vibrant scheme, as in the plots of a study.

@@ -51,8 +51,8 @@ def summarise(scores: Mapping[str, Sequence[Score]], max_macs: float) -> pd.Data
     Columns: runs, evaluations (median), completed, stopped_share, final_share (median), for each target T in percent
     reached_T (share of runs), evaluations_T and seconds_T with _q25 and _q75, times_random_T (seconds over the seconds
     of random search, of medians, with a 95 % bootstrap interval _low and _high) and, of evaluations, the same for each
-    of ``NSGA2`` that was raced, killed_small and so on (of the true front's members that were begun, the share never
-    trained to the end), duplicates_share and over_limit_share (of proposals).
+    of ``NSGA2`` that was raced, killed_small and so on, killed_all (of the true front's members that were begun, the
+    share never trained to the end), duplicates_share and over_limit_share (of proposals).
     """
     reached = {
         method: {t: np.array([reach(run, t) for run in runs]).T for t in TARGETS} for method, runs in scores.items()
@@ -121,6 +121,7 @@ def _row(method: str, runs: Sequence[Score], reached: Reached, max_macs: float) 
     met, killed = (np.sum([getattr(run, name) for run in runs], axis=0) for name in ("met", "killed"))
     for size, begun, lost in zip(SIZES, met, killed):
         row[f"killed_{size}"] = lost / begun if begun else np.nan
+    row["killed_all"] = killed.sum() / met.sum() if met.sum() else np.nan
     row["duplicates_share"] = sum(run.duplicates for run in runs) / proposed
     row["over_limit_share"] = sum(run.over_limit for run in runs) / proposed
     return row
