@@ -65,13 +65,16 @@ def selection_cells(rows: Sequence[SelectionRow]) -> Cells:
 
 
 def rich_selection(rows: Sequence[SelectionRow], title: str) -> Table:
-    """For the terminal, readable at 80 columns; the suggestion is marked with an arrow."""
+    """For the terminal, a row a line of 80 columns; the suggestion is marked with an arrow.
+
+    Parameters are left out, and throughput where there are test scores; selection.md has them all.
+    """
     cells = selection_cells(rows)
+    left_out = {"params", "images/s"} if "test" in cells.header else {"params"}
     table = Table(title=escape(title), show_edge=False, pad_edge=False, box=None)
-    shown = [index for index, name in enumerate(cells.header) if name != "params"]
+    shown = [index for index, name in enumerate(cells.header) if name not in left_out]
     for index in shown:
-        name, right = cells.header[index], cells.numeric[index]
-        table.add_column(name, justify="right" if right else "left", no_wrap=name != "images/s")
+        table.add_column(cells.header[index], justify="right" if cells.numeric[index] else "left", no_wrap=True)
     for row in cells.rows:
         table.add_row(*(escape(row[index]) for index in shown))
     return table
