@@ -23,6 +23,7 @@ from search.trial import Trial
 
 _STOP_SECONDS = 2.0
 _BEGUN = "begun"
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class WorkerProcess:
@@ -120,11 +121,32 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
     Blocked rather than ignored: one that comes meanwhile reaches the driver afterwards.
     """
     resource_tracker.ensure_running()  # starting it on the way unblocks the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _interrupts_put_off():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _interrupts_put_off() -> Iterator[None]:
+    """The driver is not interrupted within, but after. Blocking is not enough: other threads may be dealt the signal.
+
+    In the middle of starting a worker, it would be left with half of what it is to do.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python interrupts the main one alone
+        yield
+        return
+    heard: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in _ENDING}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if heard:
+        signal.raise_signal(heard[0])
 
 
 def _serve(connection: Connection, plan: Plan, evaluate: Evaluate | None, gpu: str | None) -> None:

@@ -68,3 +68,30 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_no_process(search: subprocess.Pope
     while any(is_alive(pid) for pid in family):
         assert time.monotonic() < deadline, "a process of ours is left"
         time.sleep(0.02)
+
+
+_INTERRUPTED_WHILE_STARTING = """
+import os, signal, threading, time
+from search import interrupt
+from search.executors.worker_process import _deaf_to_ctrl_c
+
+threading.Thread(target=time.sleep, args=(2,), daemon=True).start()  # as the display's: it may be dealt the signal
+interrupt.arm()
+heard_within = True
+try:
+    with _deaf_to_ctrl_c():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(50):
+            time.sleep(0.01)
+        heard_within = False
+except KeyboardInterrupt:
+    print("within" if heard_within else "after")
+"""
+
+
+def test_ctrl_c_while_a_worker_is_started_waits_until_it_is() -> None:
+    """In between, the worker would be left half told what to do, and say so in a traceback."""
+    script = [sys.executable, "-c", _INTERRUPTED_WHILE_STARTING]
+    ended = subprocess.run(script, capture_output=True, text=True, timeout=60)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("after\n", "", 0)
