@@ -14,11 +14,9 @@ the wall clock or, for one thread beside other work, the process's CPU time.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -29,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossvit_core.device_info import describe_device
+from benchmarks.figures import write_figures
 from crossvit_core.model import build_model
 from crossvit_core.presets import PRESETS
 
@@ -186,16 +184,8 @@ def print_summary(cells: list[Cell]) -> None:
 
 def write_json(path: Path, cells: list[Cell], options: argparse.Namespace) -> None:
     """The cells, and what they depend on."""
-    about = describe_device(options.device) | {
-        "timm": timm.__version__,
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-    command = " ".join(["python", "benchmarks/model_speed.py", *sys.argv[1:]])
-    asked = {name: value for name, value in vars(options).items() if name != "json"}
-    found = {"command": command, "environment": about, "options": asked, "cells": [asdict(cell) for cell in cells]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    write_figures(path, options, {"cells": [asdict(cell) for cell in cells]}, {"load_average": load})
 
 
 def read_options() -> argparse.Namespace:

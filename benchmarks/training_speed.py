@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import statistics
 import sys
@@ -31,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -43,9 +41,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.figures import write_figures
 from crossvit_core.cost import count_cost
 from crossvit_core.data import ImageData, load_dataset
-from crossvit_core.device_info import describe_device
 from crossvit_core.model import build_model
 from crossvit_core.presets import PRESETS
 from crossvit_core.recipe import TrainRecipe
@@ -300,21 +298,8 @@ def main() -> int:
             for row in found:
                 print_row(row)
             if options.json is not None:
-                write_json(options.json, rows, options)
+                write_figures(options.json, options, {"rows": [asdict(row) for row in rows]})
     return 0
-
-
-def write_json(path: Path, rows: list[Row], options: argparse.Namespace) -> None:
-    about = describe_device(options.device) | {"timm": timm.__version__, "threads": options.threads}
-    asked = {name: value for name, value in vars(options).items() if name not in ("json", "data")}
-    found = {
-        "command": " ".join(["python", "benchmarks/training_speed.py", *sys.argv[1:]]),
-        "environment": about,
-        "options": asked,
-        "rows": [asdict(row) for row in rows],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 LOOPS: dict[str, Callable[[nn.Module, ImageData, TrainRecipe, argparse.Namespace], Epochs]] = {
