@@ -12,7 +12,6 @@ ceiling. Intervals are 95 %, by the jackknife over networks on the scale of Fish
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, norm
 
+from benchmarks.crossbench.make_table import curve_columns
 from results.frame import load_frame
 from results.repeats import retrain_dir
 from results.store import StudyStore
@@ -46,16 +46,12 @@ def _fisher(tau: float) -> float:
     return math.atanh(max(-0.999999, min(0.999999, tau)))
 
 
-def accuracies_after(study_dir: Path, trials: Sequence[int], share: float) -> list[float]:
-    """Validation accuracy of trials after that share of their epochs, at least one, from their curves."""
+def accuracies_after(study_dir: Path, trials: Sequence[int]) -> dict[float, list[float]]:
+    """Validation accuracies of trials after each share of their epochs, at least one, from their curves."""
     epochs = int(StudyStore.open_readonly(study_dir).study["recipe"]["epochs"])
-    epoch = max(1, round(share * epochs))
-    return [_at(study_dir / "trials" / f"{trial:05d}" / "curve.jsonl", epoch) for trial in trials]
-
-
-def _at(curve: Path, epoch: int) -> float:
-    lines = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
-    return next(float(line["val_accuracy"]) for line in lines if line["epoch"] == epoch)
+    curves = [curve_columns(study_dir / "trials" / f"{trial:05d}" / "curve.jsonl") for trial in trials]
+    places = {share: max(1, round(share * epochs)) - 1 for share in SHARES}
+    return {share: [curve["curve_val_accuracy"][place] for curve in curves] for share, place in places.items()}
 
 
 def compare(study_dir: Path) -> pd.DataFrame:
@@ -71,7 +67,7 @@ def compare(study_dir: Path) -> pd.DataFrame:
             {"shortcut": shortcut, "compared_with": truth, "tau": tau, "low": low, "high": high, "networks": len(a)}
         )
 
-    early = {share: accuracies_after(study_dir, trials, share) for share in SHARES}
+    early = accuracies_after(study_dir, trials)
     for share, values in early.items():
         add(f"accuracy after {share:.0%} of the epochs", "final accuracy, same run", values, final)
     for name, words in (("macs", "FLOPs"), ("params", "parameters")):

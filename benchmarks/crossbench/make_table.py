@@ -85,7 +85,7 @@ def _study_rows(study: Study) -> Iterator[dict[str, Any]]:
                 "error": event.error,
                 "device": event.device,
                 **event.metrics,
-                **_curve_columns(store.trial_dir(event.trial) / "curve.jsonl"),
+                **curve_columns(store.trial_dir(event.trial) / "curve.jsonl"),
             }
 
 
@@ -95,7 +95,8 @@ def _arch_columns(space: Space, arch: dict[str, Any]) -> dict[str, Any]:
     return {**choices, "vector": list(vector)}
 
 
-def _curve_columns(path: Path) -> dict[str, list[float]]:
+def curve_columns(path: Path) -> dict[str, list[float]]:
+    """A trial's curve.jsonl, an entry an epoch; empty where it is gone."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     epochs = [json.loads(line) for line in lines]
     return {f"curve_{name}": [epoch[name] for epoch in epochs] for name in CURVES}
