@@ -156,9 +156,8 @@ class Block(nn.Module):
 
     def _add_ffn(self, x: Tensor) -> Tensor:
         """``x + FFN(LN(x))``, written over ``x``, as many rows at a time as the caches hold with their inside."""
-        shares = (
-            (x,) if self.training else rows_of(x, self.mlp.fc1.out_features)
-        )  # stochastic depth drops whole samples
+        # In training stochastic depth drops whole samples, which shares of rows would cut through.
+        shares = (x,) if self.training else rows_of(x, self.mlp.fc1.out_features)
         for rows in shares:
             rows.add_(self.drop_path2(self.mlp(self.norm2(rows), lean=True)))
         return x

@@ -102,7 +102,7 @@ class AblationFindings(NamedTuple):
 def load_ablation(study_dir: Path) -> AblationFindings:
     """Read an ablation's records, at any time. Raises StoreError if there is none."""
     store = StudyStore.open_readonly(study_dir)
-    study, frame = store.study, build_frame(list(store.events()))
+    study, frame = store.study, build_frame(store.events())
     ablated = study.get("ablation")
     if not isinstance(ablated, Mapping):
         raise StoreError(f"study {study_dir.name!r} is no ablation; make one with crossvit ablate")

@@ -75,10 +75,9 @@ def check_names(names: Sequence[str], runs_dir: Path) -> None:
             parse_timm_name(name)
         else:
             _load_ours(name, runs_dir)
-        if called.setdefault(row_name(name), name) != name:
-            raise BaselineError(
-                f"{called[row_name(name)]} and {name} would both be called {row_name(name)!r}; rename one"
-            )
+        row = row_name(name)
+        if (other := called.setdefault(row, name)) != name:
+            raise BaselineError(f"{other} and {name} would both be called {row!r}; rename one")
 
 
 def row_name(name: str) -> str:
@@ -113,15 +112,16 @@ def bench_networks(names: Sequence[str], setting: Setting, training: Training | 
     Yields what is found as soon as it is, so that it can be kept. Nothing that a network does raises.
     """
     for name in dict.fromkeys(names):
+        row = row_name(name)
         try:
-            yield Found(row_name(name), _measured(name, setting))
+            yield Found(row, _measured(name, setting))
             if training is not None:
                 yield from _trained(name, setting, training)
         except (ArchError, DivergedError) as error:
-            yield Found(row_name(name), problem=str(error))
+            yield Found(row, problem=str(error))
         except Exception as error:  # anybody's network, on anybody's device
             kind = f"{OUT_OF_MEMORY} on {setting.device}" if is_memory_error(error) else type(error).__name__
-            yield Found(row_name(name), problem=f"{kind}: {first_line(error)}")
+            yield Found(row, problem=f"{kind}: {first_line(error)}")
         _free_memory(setting.device)
 
 
@@ -154,17 +154,17 @@ def _measured(name: str, setting: Setting) -> dict[str, Any]:
 
 def _trained(name: str, setting: Setting, training: Training) -> Iterator[Found]:
     """One ``Found`` a run; those on record count and are not repeated."""
-    called = row_name(name)
-    accuracies = accuracies_of(training.study_dir, called)
+    row = row_name(name)
+    accuracies = accuracies_of(training.study_dir, row)
     lock = DeviceLock(setting.device)
     while len(accuracies) < training.runs:
-        seed = derive_seed("baseline", training.seed, called, len(accuracies))
+        seed = derive_seed("baseline", training.seed, row, len(accuracies))
         torch.manual_seed(seed)
         model, _ = _build(name, setting)
         for epoch in train_model(model, training.data, training.recipe, seed=seed, device=setting.device, lock=lock):
             accuracy = epoch.val_accuracy
         accuracies.append(accuracy)
-        yield Found(called, fold_accuracies(accuracies))
+        yield Found(row, fold_accuracies(accuracies))
 
 
 def _build(name: str, setting: Setting) -> tuple[nn.Module, Size]:
