@@ -9,16 +9,22 @@ and timm's over ours, the median of the pairs with their quartiles; above 1 is f
 Modes: ``forward`` (evaluation, inference_mode), ``no-grad`` (the same under no_grad), ``train`` (forward,
 cross-entropy, backward, AdamW), ``both`` (forward and train), ``all``. On a GPU the device's events are timed, on a CPU
 the wall clock or, for one thread beside other work, the process's CPU time.
+
+Every cell is measured in a fresh process, as whoever runs one network at one batch size has it. ``--one-process``
+measures all in one: what the earlier cells have freed changes from when on the C library hands memory back to the
+system, which takes it from the later cells in page faults, or spares them those.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -167,6 +173,17 @@ def measure_cell(name: str, batch: int, mode: str, options: argparse.Namespace) 
     )  # fmt: skip
 
 
+def measure_cell_apart(name: str, batch: int, mode: str, options: argparse.Namespace) -> Cell:
+    """``measure_cell`` in a process of its own, with this one's number of threads."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), set_threads, (options.threads,)) as process:
+        return process.submit(measure_cell, name, batch, mode, options).result()
+
+
+def set_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
 def print_cell(cell: Cell) -> None:
     print(
         f"{cell.model:<24}{cell.batch:>6}  {cell.mode:<8}{cell.timm_ms:>10.2f}{cell.ours_ms:>10.2f}{cell.ratio:>8.3f}"
@@ -200,6 +217,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16 is autocast")
     parser.add_argument("--compile", action="store_true", help="torch.compile both")
+    parser.add_argument("--one-process", action="store_true", help="all cells in one process, one after the other")
     parser.add_argument("--no-optimizer", dest="optimizer", action="store_false", help="train without AdamW's step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures there")
@@ -232,14 +250,14 @@ def _check(options: argparse.Namespace) -> None:
 
 def main() -> None:
     options = read_options()
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
+    measure = measure_cell if options.one_process else measure_cell_apart
     print(HEADER)
     cells: list[Cell] = []
     for mode in SEVERAL.get(options.mode, (options.mode,)):
         for name in options.models.split(","):
             for batch in options.batches.split(","):
-                cells.append(measure_cell(name, int(batch), mode, options))
+                cells.append(measure(name, int(batch), mode, options))
                 print_cell(cells[-1])
                 if options.json is not None:
                     write_json(options.json, cells, options)  # after every cell: what is measured is kept
