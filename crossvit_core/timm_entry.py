@@ -23,6 +23,7 @@ from crossvit_core.input_config import input_config
 from crossvit_core.model import CrossViT, build_model, check_pool
 from crossvit_core.positions import with_image_size
 from crossvit_core.presets import PRESETS
+from crossvit_core.pretrained import pretrained_file, pretrained_names
 from crossvit_core.state_dicts import described, differences, from_official, interpolated
 from crossvit_core.weights import WeightsError, read_architecture, read_metadata
 
@@ -44,8 +45,8 @@ def crossvit_arch(
     """A network for timm: of a preset's name, a mapping, a .json file, one of our .safetensors, or an ``ArchConfig``.
 
     ``num_classes``, ``in_chans`` and ``img_size`` change the architecture, the last by ``positions.with_image_size``;
-    0 classes give the features. ``pretrained`` loads the weights of the .safetensors, or those that timm has for a
-    preset, with positions interpolated to ``img_size`` and, as timm does, a new classifier for other classes. Takes
+    0 classes give the features. ``pretrained`` loads the weights of the .safetensors, or those that this package or
+    timm has for a preset, with positions interpolated to ``img_size`` and, as timm does, a new classifier for other classes. Takes
     ``drop_rate``, ``drop_path_rate`` and ``features_only`` as timm's models do. Raises ArchError, WeightsError.
     """
     source = resolve_arch(arch)
@@ -133,6 +134,8 @@ def _origin(arch: ArchLike | None) -> dict[str, Any]:
     """Where weights are, for timm's loader: our file, or the hub for the models that timm publishes."""
     if not isinstance(arch, (str, Path)):
         return {}
+    if str(arch) in pretrained_names():
+        return _origin_of_file(pretrained_file(str(arch)))
     if str(arch) not in PRESETS:
         return _origin_of_file(Path(arch)) if Path(arch).suffix == ".safetensors" else {}
     published = timm.get_pretrained_cfg(str(arch)) if timm.is_model(str(arch)) else None
