@@ -34,8 +34,8 @@ def explain_empty(space: Space) -> str:
                 f"space {space.name!r} is empty: the limit {limit.describe()} binds; its choices reach "
                 f"{limit.metric} from {format_number(low)} to {format_number(high)}"
             )
-    joint = " and ".join(limit.describe() for limit in space.limits) or "the base"
-    return f"space {space.name!r}: found no architecture that meets {joint} at once; widen one of them"
+    wanted = [limit.describe() for limit in space.limits] + ["that every branch is read"]
+    return f"space {space.name!r}: found no architecture that meets {' and '.join(wanted)} at once; widen one of them"
 
 
 def _extreme(space: Space, vector: Vector, metric: str, sign: int) -> int | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from crossvit_core.config import ArchConfig, ArchError
 from crossvit_core.cost import Cost, count_cost
+from crossvit_core.reading import unread_branches
 from space.dimension import Dimension
 from space.limits import Limit, format_number
 from space.paths import NUM_ENCODERS, Tree, copy_tree, differences, from_tree, set_path, to_tree
@@ -26,6 +27,7 @@ _WALK_STEPS = 60
 _RING_LIMIT = 600
 _ENUMERABLE = 20_000
 _UNBUILDABLE = 1e3
+_UNREAD = 1.0  # as far from feasible as a count at 2.7 times its limit
 
 
 class SpaceError(ValueError):
@@ -33,7 +35,7 @@ class SpaceError(ValueError):
 
 
 class Space:
-    """Architectures that the search may propose. All of them can be built and lie within the limits.
+    """Architectures that the search may propose. All can be built, read every branch and lie within the limits.
 
     A *vector* holds one choice index per dimension, in the order of ``dimensions``; inactive dimensions are 0, so that
     one architecture has one vector.
@@ -124,6 +126,11 @@ class Space:
             f"{limit.metric} is {format_number(getattr(cost, limit.metric))}; the space allows {limit.describe()}"
             for limit in self.limits
             if limit.excess(cost)
+        ]
+        problems += [
+            f"branch {index} is never read: it has no block, and no fusion brings its patches to a class token; "
+            f"give it a depth of 1, or another fusion"
+            for index in unread_branches(arch)
         ]
         try:
             self.encode(arch)
@@ -248,8 +255,12 @@ class Space:
 
     def _count_excess(self, vector: Vector) -> float:
         """0 for a feasible vector; else how far it is from one."""
-        cost = self.cost(vector)
-        return self.unbuildable(vector) if cost is None else sum(limit.excess(cost) for limit in self.limits)
+        try:
+            arch = self.decode(vector)
+            cost = count_cost(arch)
+        except ArchError:
+            return self.unbuildable(vector)
+        return sum(limit.excess(cost) for limit in self.limits) + _UNREAD * len(unread_branches(arch))
 
     def unbuildable(self, vector: Vector) -> float:
         return _UNBUILDABLE * len(self.decode(vector).violations())

@@ -18,6 +18,7 @@ from crossvit_core.flops import count_activations_fvcore, count_flops_by_module
 from crossvit_core.fusion import FUSIONS, reference_form
 from crossvit_core.heads import HEADS
 from crossvit_core.model import CrossViT, build_model
+from crossvit_core.reading import unread_branches
 from crossvit_core.residual_config import ResidualAttentionConfig
 from crossvit_core.stems import STEMS
 
@@ -260,3 +261,18 @@ def test_costs_add_up() -> None:
     both = one + other
     assert both == cost.Cost(11, 22, 33, 44)
     assert dict(both.by_module) == {"a": cost.Cost(5, 7, 9, 11), "b": cost.Cost(6, 15, 24, 33)}
+
+
+@settings(max_examples=150, deadline=None)
+@given(arch=architectures())
+def test_a_branch_is_read_if_and_only_if_the_logits_change_with_its_patches(arch: ArchConfig) -> None:
+    model = _lively(arch)
+    model(_images(arch)).square().sum().backward()
+    unread = unread_branches(arch)
+    for index, branch in enumerate(arch.branches):
+        gradients = [parameter.grad for parameter in model.patch_embed[index].parameters()]
+        changes = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+        if index in unread:
+            assert not changes
+        elif branch.stem == "linear":  # a ReLU of the other stems may let nothing through
+            assert changes

@@ -20,7 +20,7 @@ ALLOWED = {
     "space": {"space", "crossvit_core"},
     "search": {"search", "space", "crossvit_core", "results"},
 }
-SPACE_MAY_USE = {"crossvit_core.config", "crossvit_core.cost", "crossvit_core.presets"}
+SPACE_MAY_USE = {"crossvit_core.config", "crossvit_core.cost", "crossvit_core.presets", "crossvit_core.reading"}
 
 LIGHT = ("crossvit_core", "crossvit_core.config", "crossvit_core.cost", "crossvit_core.presets", "crossvit_core.recipe")
 ONLY_IN = {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from crossvit_core import PRESETS
+from crossvit_core.config import FUSION_NAMES
 from crossvit_core.cost import count_cost
 from space import Dimension, Limit, Space, SpaceError, list_spaces, load_space
 from space.paths import to_tree
@@ -71,6 +72,29 @@ def test_a_window_that_one_member_meets_is_found() -> None:
     limits = (Limit("macs", cost.macs, cost.macs), Limit("params", cost.params, cost.params))
     space = make_space(*widths, limits=limits)
     assert count_cost(space.sample(np.random.default_rng(0))).macs == cost.macs
+
+
+def test_a_branch_that_nobody_reads_makes_no_member() -> None:
+    """N = 0 is legal where the fusion brings the branch's patches to a class token, and a waste where it does not."""
+    space = make_space(("encoders.*.depths.0", (0, 1)), ("encoders.*.fusion", FUSION_NAMES))
+    left_out = {
+        (arch.encoders[0].depths[0], arch.encoders[0].fusion)
+        for vector in itertools.product(range(2), range(len(FUSION_NAMES)))
+        for arch in [space.decode(vector)]
+        if space.validate(arch)
+    }
+    # The last encoder's patches, which pairwise fusion adds up, are read by nothing.
+    assert left_out == {(0, "none"), (0, "class_token"), (0, "pairwise")}
+    assert len(list(space.vectors())) == 10 - 3
+    wasteful = space.decode((0, FUSION_NAMES.index("class_token")))
+    assert space.validate(wasteful)[0].startswith("branch 0 is never read: it has no block")
+    assert space.encode(wasteful) == (0, FUSION_NAMES.index("class_token"))  # what a study knows already stays known
+
+
+def test_a_space_whose_branches_are_never_read_says_so() -> None:
+    space = make_space(("encoders.*.depths.0", (0,)), ("encoders.*.fusion", ("none", "class_token")))
+    with pytest.raises(SpaceError, match="no architecture that meets that every branch is read"):
+        space.sample(np.random.default_rng(0))
 
 
 def test_an_empty_space_names_the_limit_and_what_is_reachable() -> None:

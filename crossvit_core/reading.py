@@ -1,0 +1,48 @@
+"""Which branches a network reads: does anything of a branch's patches reach the head?
+
+A branch without blocks of its own, whose patches no fusion brings to a class token, is built, counted and computed, and
+says nothing of the image. Such a network is legal (the paper's N = 0) and a waste; ``space`` leaves it out.
+"""
+
+from __future__ import annotations
+
+from crossvit_core.config import ArchConfig
+from crossvit_core.exshortcut_config import taps_of
+
+Branches = frozenset[int]
+
+
+def unread_branches(arch: ArchConfig) -> list[int]:
+    """The branches whose patches cannot change the logits, for an architecture that can be built.
+
+    Follows what class tokens and patches of every branch know of the branches' patches, encoder by encoder.
+    """
+    every = range(len(arch.branches))
+    rows: list[Branches] = [frozenset() for _ in every]  # what each class token knows
+    patches: list[Branches] = [frozenset({index}) for index in every]
+    read: Branches = frozenset()
+    for number, encoder in enumerate(arch.encoders):
+        for index in every:
+            if encoder.depths[index]:
+                rows[index] = patches[index] = rows[index] | patches[index]
+        rows, patches = _exchanged(encoder.fusion, rows, patches)
+        for encoder_tapped, index in taps_of(arch):
+            if encoder_tapped == number:
+                read |= patches[index] if arch.head.pool == "mean" else rows[index]
+                read |= patches[index] if arch.head.pool == "both" else frozenset()
+    read = read.union(*rows)
+    return [index for index in every if index not in read]
+
+
+def _exchanged(fusion: str, rows: list[Branches], patches: list[Branches]) -> tuple[list[Branches], list[Branches]]:
+    """After the fusion of one encoder."""
+    if fusion == "cross_attention":  # the class token visits the patches of the next branch
+        return [row | host for row, host in zip(rows, [*patches[1:], patches[0]])], patches
+    if fusion == "class_token":
+        return [frozenset().union(*rows)] * len(rows), patches
+    if fusion == "pairwise":
+        return [frozenset().union(*rows)] * len(rows), [frozenset().union(*patches)] * len(rows)
+    if fusion == "all_attention":
+        everything = [frozenset().union(*rows, *patches)] * len(rows)
+        return everything, everything
+    return rows, patches
