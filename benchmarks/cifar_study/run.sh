@@ -5,8 +5,8 @@
 #   benchmarks/cifar_study/run.sh cpu-all path/to/cifar10  # 45,000 images, 3 epochs, 0.5 to 25 M, and the presets with weights
 #   benchmarks/cifar_study/run.sh gpu path/to/cifar10      # all of them, 5 to 200 M multiply-adds, one GPU
 #
-# RUNS is the folder for studies (results/runs), STEPS the steps to take. For cpu-all SMALL, MEDIUM and LARGE are the trials
-# whose networks are trained longer, the first two of the search, the last of the one among large networks: read off the fronts.
+# RUNS is the folder for studies (results/runs), STEPS the steps to take. For cpu-all SMALL, MEDIUM and LARGE are the trials, as
+# cifar-cpu-conv:3, that are trained again beside the rivals and then longer, for the presets: read off the fronts.
 set -eu
 scale=$1 source=$2
 here=$(dirname "$0")
@@ -23,7 +23,7 @@ cpu)
     [ -d "$data" ] || "$python" "$here/subset.py" "$source" "$data" --train 4000 --val 2000 ;;
 cpu-all)
     data=$runs/cifar10-all space=$here/cifar_cpu_all.yaml limit=6M trials=40
-    steps="search large rivals presets"
+    steps="search conv large rivals presets"
     [ -d "$data" ] || "$python" "$here/subset.py" "$source" "$data" --train 45000 --val 5000 ;;
 gpu)
     data=$source space=cifar limit=200M trials=100 sampled=48
@@ -39,15 +39,15 @@ if [ "$scale" = cpu-all ]; then # five of them, for their time
     for name in family_4_16_w12 family_4_8_w12 vit_w32 family_4_16_w9 family_2_4_w6; do
         rivals="${rivals:+$rivals,}$networks/$name.json"
     done
-    rivals=$rivals${SMALL:+,cifar-cpu-all:$SMALL}${MEDIUM:+,cifar-cpu-all:$MEDIUM} # and finalists, on the same seeds
+    rivals=$rivals${SMALL:+,$SMALL}${MEDIUM:+,$MEDIUM} # and finalists, on the same seeds
 fi
 
 for step in ${STEPS:-$steps}; do
     case $step in
     search)
         "$crossvit" search --space "$space" --data "$data" --study "cifar-$scale" --trials $trials --no-weights $common ;;
-    large) # a hypervolume over decades of FLOPs, after few epochs, is mostly about small networks
-        "$crossvit" search --space "$here/cifar_cpu_large.yaml" --data "$data" --study cifar-cpu-large --no-weights $common ;;
+    conv | large) # what the first search leaves out: convolutions beside attention; the upper end, which its hypervolume hardly sees
+        "$crossvit" search --space "$here/cifar_cpu_$step.yaml" --data "$data" --study "cifar-cpu-$step" --no-weights $common ;;
     rivals) # the family scaled by hand and the plain ViTs: the same recipe, three seeds, last epoch
         OMP_NUM_THREADS=1 "$crossvit" bench "cifar-$scale" --baselines "$rivals" --train --seeds 3 --runs-dir "$runs" ;;
     ablation)
@@ -63,16 +63,13 @@ for step in ${STEPS:-$steps}; do
         "$crossvit" retrain "cifar-$scale-shortcuts" --trials "$(seq -s, 0 $((sampled - 1)))" --seeds 1 $common ;;
     finalists)
         "$crossvit" retrain "cifar-$scale" --finalists 5 --prefer knee --seeds 3 $common ;;
-    presets) # the networks that come with weights: trained longer, tested once, exported; SMALL, MEDIUM and LARGE are trials
-        "$crossvit" retrain cifar-cpu-all --trials "$SMALL,$MEDIUM" --epochs 20 --seeds 3 $common
-        "$crossvit" retrain cifar-cpu-large --trials "$LARGE" --epochs 20 --seeds 3 $common
-        "$crossvit" select cifar-cpu-all --trials "$SMALL,$MEDIUM" --open-test --runs-dir "$runs"
-        "$crossvit" select cifar-cpu-large --trials "$LARGE" --open-test --runs-dir "$runs"
-        for trial in cifar-cpu-all:$SMALL:s cifar-cpu-all:$MEDIUM:m cifar-cpu-large:$LARGE:l; do
-            IFS=: read -r study number size <<NAMES
-$trial
-NAMES
-            "$crossvit" export "$study" "$number" --format safetensors --out "$runs/crossvit_cifar_$size.safetensors" \
+    presets) # the networks that come with weights: trained longer, tested once, exported
+        for preset in "s:$SMALL" "m:$MEDIUM" "l:$LARGE"; do
+            size=${preset%%:*} trial=${preset##*:} study=${preset#*:}
+            study=${study%:*}
+            "$crossvit" retrain "$study" --trials "$trial" --epochs 20 --seeds "${SEEDS:-3}" $common
+            "$crossvit" select "$study" --trials "$trial" --open-test --runs-dir "$runs"
+            "$crossvit" export "$study" "$trial" --format safetensors --out "$runs/crossvit_cifar_$size.safetensors" \
                 --force --runs-dir "$runs"
         done ;;
     esac
