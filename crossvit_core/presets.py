@@ -1,6 +1,8 @@
-"""Named architectures: the models of the paper's Table 1 and small ones for small images.
+"""Named architectures: the models of the paper's Table 1, small ones for small images, and three from a search.
 
 The paper's names carry the true input side (240, 408, 504 px) of the small-patch branch, as timm's do.
+``crossvit_cifar_*`` were found by a search on CIFAR-10 on CPU cores (``results/reference/cifar10_cpu_all``), and come
+with weights (``crossvit_core.pretrained``).
 """
 
 from __future__ import annotations
@@ -37,6 +39,19 @@ def _small_image(
     )
 
 
+def _searched(
+    patches: tuple[int, int], widths: tuple[int, int], ratio: float, encoder: EncoderConfig, count: int, convs: bool
+) -> ArchConfig:
+    """For 32 px and ten classes: four heads, convolutional stems, ``count`` times ``encoder``."""
+    branches = tuple(
+        BranchConfig(
+            image_size=32, patch_size=patch, embed_dim=width, num_heads=4, mlp_ratio=ratio, stem="conv", conv_path=convs
+        )
+        for patch, width in zip(patches, widths)
+    )
+    return ArchConfig(image_size=32, num_classes=10, branches=branches, encoders=(encoder,) * count)
+
+
 PRESETS: dict[str, ArchConfig] = {
     "crossvit_tiny_240": _published(240, (96, 192), 3, 4, 4.0, "linear"),
     "crossvit_small_240": _published(240, (192, 384), 6, 4, 4.0, "linear"),
@@ -64,4 +79,7 @@ PRESETS: dict[str, ArchConfig] = {
     "crossvit_micro_96": _small_image(96, (12, 16), (48, 96), 3, 2, 2),
     "crossvit_tiny_96": _small_image(96, (6, 8), (96, 192), 3, 4, 3),
     "crossvit_small_96": _small_image(96, (6, 8), (192, 384), 6, 4, 3),
+    "crossvit_cifar_s": _searched((8, 16), (48, 64), 1, EncoderConfig(depths=(1, 2), fusion="class_token"), 1, False),
+    "crossvit_cifar_m": _searched((8, 16), (32, 128), 2, EncoderConfig(depths=(1, 1), fusion="class_token"), 1, False),
+    "crossvit_cifar_l": _searched((4, 16), (48, 64), 2, EncoderConfig(depths=(2, 2), fusion="none"), 2, True),
 }

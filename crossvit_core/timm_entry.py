@@ -46,8 +46,9 @@ def crossvit_arch(
 
     ``num_classes``, ``in_chans`` and ``img_size`` change the architecture, the last by ``positions.with_image_size``;
     0 classes give the features. ``pretrained`` loads the weights of the .safetensors, or those that this package or
-    timm has for a preset, with positions interpolated to ``img_size`` and, as timm does, a new classifier for other classes. Takes
-    ``drop_rate``, ``drop_path_rate`` and ``features_only`` as timm's models do. Raises ArchError, WeightsError.
+    timm has for a preset, with positions interpolated to ``img_size`` and, as timm does, a new classifier for other
+    classes. Takes ``drop_rate``, ``drop_path_rate`` and ``features_only`` as timm's models do. Raises ArchError,
+    WeightsError.
     """
     source = resolve_arch(arch)
     target = source if in_chans is None else source.replace(in_channels=in_chans)

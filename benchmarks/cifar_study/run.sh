@@ -5,8 +5,8 @@
 #   benchmarks/cifar_study/run.sh cpu-all path/to/cifar10  # 45,000 images, 3 epochs, 0.5 to 25 M, and the presets with weights
 #   benchmarks/cifar_study/run.sh gpu path/to/cifar10      # all of them, 5 to 200 M multiply-adds, one GPU
 #
-# RUNS is the folder for studies (results/runs), STEPS the steps to take. For cpu-all SMALL, MEDIUM and LARGE are the trials, as
-# cifar-cpu-conv:3, that are trained again beside the rivals and then longer, for the presets: read off the fronts.
+# RUNS is the folder for studies (results/runs), STEPS the steps to take. For cpu-all PRESETS says which trials, read off the
+# fronts, are trained again beside the rivals and then longer, as "s=cifar-cpu-all:13 m=cifar-cpu-all:34 l=cifar-cpu-large:0".
 set -eu
 scale=$1 source=$2
 here=$(dirname "$0")
@@ -39,7 +39,9 @@ if [ "$scale" = cpu-all ]; then # five of them, for their time
     for name in family_4_16_w12 family_4_8_w12 vit_w32 family_4_16_w9 family_2_4_w6; do
         rivals="${rivals:+$rivals,}$networks/$name.json"
     done
-    rivals=$rivals${SMALL:+,$SMALL}${MEDIUM:+,$MEDIUM} # and finalists, on the same seeds
+    for preset in ${PRESETS:-}; do # and finalists, by the same recipe
+        case $preset in *=cifar-cpu-all:*) rivals=$rivals,${preset#*=} ;; esac
+    done
 fi
 
 for step in ${STEPS:-$steps}; do
@@ -64,13 +66,15 @@ for step in ${STEPS:-$steps}; do
     finalists)
         "$crossvit" retrain "cifar-$scale" --finalists 5 --prefer knee --seeds 3 $common ;;
     presets) # the networks that come with weights: trained longer, tested once, exported
-        for preset in "s:$SMALL" "m:$MEDIUM" "l:$LARGE"; do
-            size=${preset%%:*} trial=${preset##*:} study=${preset#*:}
-            study=${study%:*}
-            "$crossvit" retrain "$study" --trials "$trial" --epochs 20 --seeds "${SEEDS:-3}" $common
-            "$crossvit" select "$study" --trials "$trial" --open-test --runs-dir "$runs"
-            "$crossvit" export "$study" "$trial" --format safetensors --out "$runs/crossvit_cifar_$size.safetensors" \
-                --force --runs-dir "$runs"
+        for study in cifar-cpu-all cifar-cpu-large; do
+            chosen=$(printf '%s\n' $PRESETS | sed -n "s/.*=$study://p" | paste -sd, -)
+            "$crossvit" retrain $study --trials "$chosen" --epochs 20 --seeds "${SEEDS:-3}" $common
+            "$crossvit" select $study --trials "$chosen" --open-test --runs-dir "$runs"
+        done
+        for preset in $PRESETS; do
+            trial=${preset#*=}
+            "$crossvit" export "${trial%:*}" "${trial##*:}" --format safetensors \
+                --out "$runs/crossvit_cifar_${preset%%=*}.safetensors" --force --runs-dir "$runs"
         done ;;
     esac
 done
