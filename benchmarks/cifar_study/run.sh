@@ -34,9 +34,9 @@ gpu)
 esac
 common="--runs-dir $runs --executor local"
 rivals=$("$python" "$here/networks.py" "$networks" --max-flops $limit | tail -1)
-if [ "$scale" = cpu-all ]; then # five of them, for their time
+if [ "$scale" = cpu-all ]; then # some of them, for their time
     rivals=
-    for name in family_4_16_w12 family_4_8_w12 vit_w32 family_4_16_w9 family_2_4_w6; do
+    for name in family_4_16_w12 family_4_8_w12 vit_w32 family_4_16_w9 family_2_4_w6 family_4_16_w24; do
         rivals="${rivals:+$rivals,}$networks/$name.json"
     done
     for preset in ${PRESETS:-}; do # and finalists, by the same recipe
