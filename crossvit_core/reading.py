@@ -26,10 +26,9 @@ def unread_branches(arch: ArchConfig) -> list[int]:
             if encoder.depths[index]:
                 rows[index] = patches[index] = rows[index] | patches[index]
         rows, patches = _exchanged(encoder.fusion, rows, patches)
-        for encoder_tapped, index in taps_of(arch):
-            if encoder_tapped == number:
-                read |= patches[index] if arch.head.pool == "mean" else rows[index]
-                read |= patches[index] if arch.head.pool == "both" else frozenset()
+        for index in (branch for tapped, branch in taps_of(arch) if tapped == number):
+            known = {"cls": rows[index], "mean": patches[index], "both": rows[index] | patches[index]}
+            read |= known[arch.head.pool]
     read = read.union(*rows)
     return [index for index in every if index not in read]
 

@@ -4,8 +4,7 @@
 
 Each argument names a preset and the trial of a study it is from, retrained (``crossvit retrain``) and tested
 (``crossvit select --open-test``). One row each: means over the seeds and every seed's accuracies, in one order, on
-validation and test images; ``weights_*`` are those of the seed whose weights ``crossvit export`` takes, the best on
-validation images.
+validation and test images; ``weights_*`` are those of the seed whose weights ``crossvit export`` takes.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import pandas as pd
 
 from results.repeats import retrain_dir
 from results.store import StudyStore
+from search.trained import find_trained
 
 
 def describe_preset(name: str, study_dir: Path, trial: int) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def describe_preset(name: str, study_dir: Path, trial: int) -> dict[str, Any]:
     finalist = finalists[trial]
     runs = [run for run in finalist["runs"] if run["status"] == "ok"]
     val, test = [run["accuracy"] for run in runs], [tested[str(run["run"])] for run in runs]
-    best = max(range(len(runs)), key=val.__getitem__)
+    exported = find_trained(study_dir, trial)
     return {
         "name": name,
         "architecture": finalist["architecture"],
@@ -45,8 +45,8 @@ def describe_preset(name: str, study_dir: Path, trial: int) -> dict[str, Any]:
         "seeds": len(runs),
         "val_accuracy": round(mean(val), 4),
         "test_accuracy": round(mean(test), 4),
-        "weights_val_accuracy": val[best],
-        "weights_test_accuracy": test[best],
+        "weights_val_accuracy": exported.val_accuracy,
+        "weights_test_accuracy": tested[str(exported.trial)],
         "val_accuracies": " ".join(map(str, val)),
         "test_accuracies": " ".join(map(str, test)),
     }

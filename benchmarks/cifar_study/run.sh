@@ -66,6 +66,7 @@ for step in ${STEPS:-$steps}; do
     finalists)
         "$crossvit" retrain "cifar-$scale" --finalists 5 --prefer knee --seeds 3 $common ;;
     presets) # the networks that come with weights: trained longer, tested once, exported
+        : "${PRESETS:?says which trials, as above}"
         for study in cifar-cpu-all cifar-cpu-large; do
             chosen=$(printf '%s\n' $PRESETS | sed -n "s/.*=$study://p" | paste -sd, -)
             "$crossvit" retrain $study --trials "$chosen" --epochs 20 --seeds "${SEEDS:-3}" $common
