@@ -6,7 +6,7 @@ A network that cannot be built, measured or trained as asked says so in one line
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from crossvit_core.baseline_flops import NetworkCount, count_network
 from crossvit_core.baselines import PREFIX, BaselineError, Wanted, build_baseline, parse_timm_name
 from crossvit_core.config import ArchConfig, ArchError, Size
 from crossvit_core.cost import count_cost
-from crossvit_core.data import ImageData
 from crossvit_core.device_info import device_id
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.measure import measure_throughput
@@ -26,14 +25,15 @@ from crossvit_core.measure_latency import measure_latency
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.positions import with_image_size
 from crossvit_core.recipe import TrainRecipe
-from crossvit_core.train import DivergedError, train_model
-from results.baselines import accuracies_of, fold_accuracies
+from crossvit_core.train import DivergedError
+from results.baselines import fold_accuracies
 from results.store import StudyStore
+from search.baseline_training import BaselineEpoch, Training, train_runs
 from search.enqueue import load_arch
 from search.outcomes import OUT_OF_MEMORY, first_line, is_memory_error
 from search.plan import MeasurePlan
-from search.retrain import open_study_data
-from search.trial import derive_seed
+
+Watch = Callable[[BaselineEpoch], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +54,6 @@ class Found:
     name: str
     columns: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class Training:
-    """The recipe, data and seed of a study, and how many runs each network is to have in all."""
-
-    recipe: TrainRecipe
-    data: ImageData
-    study_dir: Path
-    seed: int
-    runs: int
 
 
 def check_names(names: Sequence[str], runs_dir: Path) -> None:
@@ -99,24 +88,20 @@ def study_setting(study_dir: Path, device: str, pairs: int) -> Setting:
     )
 
 
-def study_training(study_dir: Path, runs: int) -> Training:
-    """How a study trains. Raises StoreError or DataError if its data is not what it was."""
-    study = StudyStore.open_readonly(study_dir).study
-    recipe = TrainRecipe.from_dict(study["recipe"])
-    return Training(recipe, open_study_data(study_dir), study_dir, int(study.get("seed", 0)), runs)
-
-
-def bench_networks(names: Sequence[str], setting: Setting, training: Training | None = None) -> Iterator[Found]:
+def bench_networks(
+    names: Sequence[str], setting: Setting, training: Training | None = None, watch: Watch = lambda epoch: None
+) -> Iterator[Found]:
     """Count and measure each network, then train what ``training`` still lacks; all of one before the next.
 
-    Yields what is found as soon as it is, so that it can be kept. Nothing that a network does raises.
+    Yields what is found as soon as it is, so that it can be kept; ``watch`` is told of every epoch. Nothing that a
+    network does raises.
     """
     for name in dict.fromkeys(names):
         row = row_name(name)
         try:
             yield Found(row, _measured(name, setting))
             if training is not None:
-                yield from _trained(name, setting, training)
+                yield from _trained(name, setting, training, watch)
         except (ArchError, DivergedError) as error:
             yield Found(row, problem=str(error))
         except Exception as error:  # anybody's network, on anybody's device
@@ -152,19 +137,16 @@ def _measured(name: str, setting: Setting) -> dict[str, Any]:
     }
 
 
-def _trained(name: str, setting: Setting, training: Training) -> Iterator[Found]:
+def _trained(name: str, setting: Setting, training: Training, watch: Watch) -> Iterator[Found]:
     """One ``Found`` a run; those on record count and are not repeated."""
     row = row_name(name)
-    accuracies = accuracies_of(training.study_dir, row)
-    lock = DeviceLock(setting.device)
-    while len(accuracies) < training.runs:
-        seed = derive_seed("baseline", training.seed, row, len(accuracies))
-        torch.manual_seed(seed)
-        model, _ = _build(name, setting)
-        for epoch in train_model(model, training.data, training.recipe, seed=seed, device=setting.device, lock=lock):
-            accuracy = epoch.val_accuracy
-        accuracies.append(accuracy)
-        yield Found(row, fold_accuracies(accuracies))
+    for step in train_runs(row, lambda: _build(name, setting)[0], training, setting.device):
+        if isinstance(step, BaselineEpoch):
+            watch(step)
+            continue
+        for note in step.notes:
+            yield Found(row, problem=f"{row}: {note}")
+        yield Found(row, fold_accuracies(step.accuracies))
 
 
 def _build(name: str, setting: Setting) -> tuple[nn.Module, Size]:

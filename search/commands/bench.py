@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from search.baselines import Setting, Training
+    from search.baseline_training import BaselineEpoch, Training
+    from search.baselines import Setting
 
 _NETWORKS_HELP = (
     "Networks to measure, comma-separated: timm:NAME, timm:NAME+GATE (cbam, eca, se, ...), a preset, a JSON file, "
@@ -96,7 +97,8 @@ def _bench_alone(
 
 def _bench_study(study_dir: Path, names: tuple[str, ...], runs: int, device: str, pairs: int, console: Console) -> None:
     from results.store import StudyStore
-    from search.baselines import check_names, study_setting, study_training
+    from search.baseline_training import study_training
+    from search.baselines import check_names, study_setting
     from search.evaluate import pick_device
 
     device = pick_device(device)
@@ -147,19 +149,33 @@ def _bench_networks(
     from search.baselines import bench_networks
 
     problems, worked = [], set()
-    for found in bench_networks(names, setting, training):
-        if found.problem:
-            problems.append(found.problem)
-            console.print(found.problem, markup=False, soft_wrap=True)
-            continue
-        worked.add(found.name)
-        save_baseline(folder, found.name, found.columns)
-        console.print(_line(found.name, found.columns), markup=False, soft_wrap=True)
+    with console.status("measuring") as status:
+        for found in bench_networks(names, setting, training, lambda epoch: status.update(_where(epoch, training))):
+            status.update("measuring")
+            if found.problem:
+                problems.append(found.problem)
+                console.print(found.problem, markup=False, soft_wrap=True)
+                continue
+            worked.add(found.name)
+            save_baseline(folder, found.name, found.columns)
+            console.print(_line(found.name, found.columns), markup=False, soft_wrap=True)
     if not worked:
         raise BaselineError(f"none of the networks could be measured; the last one said: {problems[-1]}")
     rows = load_baselines(folder)
     _show(rows[rows["name"].isin(worked)], console)
     return folder / FILE_NAME
+
+
+def _where(epoch: BaselineEpoch, training: Training | None) -> str:
+    """What a terminal shows while a network trains; '' for none."""
+    from rich.markup import escape
+
+    from results.units import percent
+
+    if training is None:
+        return ""
+    done = f"run {epoch.run} of {training.runs}, epoch {epoch.result.epoch} of {training.recipe.epochs}"
+    return f"{escape(epoch.name)}: {done}, {percent(epoch.result.val_accuracy)}"
 
 
 def _line(name: str, columns: Mapping[str, Any]) -> str:

@@ -6,19 +6,24 @@ import json
 import math
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from crossvit_core.baselines import BaselineError, Wanted, build_baseline, parse_timm_name
+from crossvit_core.checkpoint_files import find_checkpoints
 from crossvit_core.cost import count_cost
 from crossvit_core.data import load_dataset
 from crossvit_core.presets import PRESETS
 from crossvit_core.recipe import TrainRecipe
 from results.baselines import COLUMNS, FILE_NAME, accuracies_of, load_baselines, save_baseline
 from results.store import StoreError, StudyStore
-from search.baselines import Found, bench_networks, check_names, study_setting, study_training
+from search.baseline_training import BaselineEpoch, study_training
+from search.baselines import Found, bench_networks, check_names, study_setting
 from search.cli import main
 
 SMALL_VIT = "timm:test_vit+patch_size=4+depth=1"
@@ -145,10 +150,12 @@ def study_dir(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
-def run(study_dir: Path, names: list[str], runs: int) -> list[Found]:
+def run(
+    study_dir: Path, names: list[str], runs: int, watch: Callable[[BaselineEpoch], None] = lambda epoch: None
+) -> list[Found]:
     everything = []
     training = study_training(study_dir, runs) if runs else None
-    for found in bench_networks(names, study_setting(study_dir, "cpu", pairs=10), training):
+    for found in bench_networks(names, study_setting(study_dir, "cpu", pairs=10), training, watch):
         everything.append(found)
         if not found.problem:
             save_baseline(study_dir, found.name, found.columns)
@@ -198,6 +205,44 @@ def test_only_missing_runs_are_trained(study_dir: Path) -> None:
     row = load_baselines(study_dir).iloc[0]
     assert row["val_accuracy"] == pytest.approx(sum(again) / 2, abs=1e-5)
     assert row["accuracy_sd"] == pytest.approx(torch.tensor(again).std().item(), abs=1e-5)
+
+
+_TRAINER = """
+import sys
+from pathlib import Path
+from search.baseline_training import study_training
+from search.baselines import bench_networks, study_setting
+study_dir, name = Path(sys.argv[1]), sys.argv[2]
+for found in bench_networks([name], study_setting(study_dir, "cpu", pairs=10), study_training(study_dir, 1)):
+    pass
+"""
+
+
+def test_a_killed_training_goes_on_where_it_was(study_dir: Path) -> None:
+    study = StudyStore.open_readonly(study_dir).study
+    (study_dir / "study.json").write_text(json.dumps({**study, "recipe": {**study["recipe"], "epochs": 12}}))
+    trainer = subprocess.Popen([sys.executable, "-c", _TRAINER, str(study_dir), SMALL_VIT])
+    folder = study_dir / "baselines" / "timm_test_vit_patch_size=4_depth=1-run1"
+    deadline = time.monotonic() + 120
+    while not find_checkpoints(folder):
+        assert trainer.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.01)
+    trainer.kill()
+    trainer.wait()
+    with safe_open(find_checkpoints(folder)[-1], framework="pt") as file:
+        before = json.loads(file.metadata()["state"])["curve"]
+
+    seen: list[BaselineEpoch] = []
+    run(study_dir, [SMALL_VIT], runs=1, watch=seen.append)
+    assert 0 < len(before) < 12
+    assert [epoch.result.to_dict() for epoch in seen[: len(before)]] == before  # seconds too: it was not trained again
+    assert [(epoch.run, epoch.result.epoch) for epoch in seen] == [(1, epoch) for epoch in range(1, 13)]
+    assert not (study_dir / "baselines").exists()
+
+    gone_on = accuracies_of(study_dir, SMALL_VIT)
+    (study_dir / FILE_NAME).unlink()
+    run(study_dir, [SMALL_VIT], runs=1)
+    assert accuracies_of(study_dir, SMALL_VIT) == gone_on
 
 
 @pytest.mark.slow
