@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,8 @@ from benchmarks.cifar_study.subset import write_subset
 from benchmarks.training_speed import measure
 from crossvit_core.cost import count_cost
 from crossvit_core.data import load_dataset
+from search.enqueue import load_arch
+from space import load_space
 
 
 def _write_pictures(folder: Path, images: int) -> None:
@@ -46,6 +52,36 @@ def test_a_subset_that_cannot_be_says_why(tmp_path: Path, train: int, val: int, 
     _write_pictures(tmp_path, 90)
     with pytest.raises(ValueError, match=says):
         write_subset(tmp_path, tmp_path / "part", train, val)
+
+
+RECORDER = """#!{python}
+import json, sys
+with open({path!r}, "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+"""
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cifar_study" / "run.sh"
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_every_step_asks_for_what_there_is(scale: str, tmp_path: Path) -> None:
+    """The script runs whole, but for the commands, whose words are looked at: a study takes hours to come to the last."""
+    recorder, asked = tmp_path / "crossvit", tmp_path / "asked"
+    recorder.write_text(RECORDER.format(python=sys.executable, path=str(asked)), encoding="utf-8")
+    recorder.chmod(0o755)
+    (tmp_path / "runs" / "cifar10-subset").mkdir(parents=True)
+    environment = {**os.environ, "RUNS": str(tmp_path / "runs"), "PYTHON": sys.executable, "CROSSVIT": str(recorder)}
+    subprocess.run(["sh", str(SCRIPT), scale, str(tmp_path)], env=environment, check=True, stdout=subprocess.DEVNULL)
+    commands = [json.loads(line) for line in asked.read_text(encoding="utf-8").splitlines()]
+    assert {"search", "bench", "ablate", "retrain"} <= {words[0] for words in commands}
+    for command, *words in commands:
+        options = dict(zip(words, words[1:]))
+        if "--space" in options:
+            load_space(options["--space"])
+        for network in options.get("--baselines", "").split(",") if command == "bench" else ():
+            load_arch(network, tmp_path).check()
+        if command == "ablate":
+            base = load_arch(options["--base"], tmp_path)
+            assert load_space(options["--space"]).space.validate(base) == []
 
 
 def test_networks_to_beat_keep_the_limit_and_the_proportions() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from space import SpaceError, load_space, parse_number, parse_space
+from space import SpaceError, list_spaces, load_space, parse_number, parse_space
 
 GOOD = """\
 name: mine
@@ -86,3 +86,10 @@ def test_numbers_as_people_write_them(text: object, value: int) -> None:
 def test_what_is_no_number(text: object) -> None:
     with pytest.raises(ValueError, match="is not a number"):
         parse_number(text)
+
+
+@pytest.mark.parametrize("name", sorted({*list_spaces()} - {"bench"}))
+def test_the_base_of_a_built_in_space_is_a_member(name: str) -> None:
+    """Or no ablation could vary it, and no search would begin with it. ``bench`` is a grid around its base."""
+    space = load_space(name).space
+    assert space.validate(space.base) == []
