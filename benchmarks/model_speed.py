@@ -130,10 +130,11 @@ def time_ms(work: Work, repeats: int, options: argparse.Namespace) -> float:
     """Milliseconds per call."""
     if torch.device(options.device).type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(repeats):
-            work()
-        end.record()
+        with torch.cuda.device(options.device):  # events are recorded on the current one
+            start.record()
+            for _ in range(repeats):
+                work()
+            end.record()
         end.synchronize()
         return start.elapsed_time(end) / repeats
     clock = CLOCKS[options.clock]

@@ -83,9 +83,10 @@ def timed_ms(work: Work, device: str) -> float:
         work()
         return (time.process_time() - start) * 1e3
     first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    first.record()
-    work()
-    last.record()
+    with torch.cuda.device(device):  # events are recorded on the current one
+        first.record()
+        work()
+        last.record()
     last.synchronize()
     return first.elapsed_time(last)
 

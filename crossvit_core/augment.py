@@ -81,18 +81,26 @@ def _draw_beta(alpha: float, generator: torch.Generator) -> float:
     return float(np.random.default_rng(int(seed)).beta(alpha, alpha))
 
 
-def normalize(
-    images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """uint8 (B, H, W, C) to ``dtype`` (B, C, H, W): pixels in [0, 1], less ``mean``, over ``std``, by channel.
+def normalization(mean: Sequence[float], std: Sequence[float], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Scale and offset (1, C, 1, 1) that ``normalize`` takes. Made once: a GPU is waited for when it is given numbers.
 
-    Raises ValueError when the channels of images, mean and std differ in number.
+    Raises ValueError when mean and std differ in number.
     """
-    channels = images.shape[-1]
-    if not len(mean) == len(std) == channels:
-        raise ValueError(f"images have {channels} channels, mean {len(mean)} and std {len(std)}; give one per channel")
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, channels, 1, 1)
-    offset = torch.tensor([-m / s for m, s in zip(mean, std)], device=images.device).view(1, channels, 1, 1)
+    if len(mean) != len(std):
+        raise ValueError(f"mean has {len(mean)} channels and std {len(std)}; give one per channel")
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std)], device=device)
+    return scale.view(1, -1, 1, 1), offset.view(1, -1, 1, 1)
+
+
+def normalize(images: Tensor, scale: Tensor, offset: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 (B, H, W, C) to ``dtype`` (B, C, H, W): pixels in [0, 1], less the mean, over the deviation, by channel.
+
+    Raises ValueError when the channels of images and of the mean and deviation differ in number.
+    """
+    channels, given = images.shape[-1], scale.shape[1]
+    if given != channels:
+        raise ValueError(f"images have {channels} channels, mean {given} and std {given}; give one per channel")
     planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     return torch.addcmul(offset, planes, scale).to(dtype)
 

@@ -8,6 +8,7 @@ from torch import nn
 from crossvit_core.config import ArchConfig
 from crossvit_core.heads import ClassTokenHead
 from crossvit_core.model import CrossViT, build_model
+from crossvit_core.random_stream import seeded
 from crossvit_core.train import Split, autocast
 
 _BATCH_SIZE = 512
@@ -20,8 +21,7 @@ def share_initial_weights(model: nn.Module, donor: ArchConfig, seed: int) -> lis
     Two networks that are treated so with one seed differ at the start only where they must. Returns the names that
     were shared. Buffers are left alone; torch's random stream goes on as if nothing had happened.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         drawn = dict(build_model(donor).named_parameters())
     shared = [name for name, own in model.named_parameters() if name in drawn and drawn[name].shape == own.shape]
     own = dict(model.named_parameters())

@@ -20,6 +20,7 @@ from crossvit_core.reference_net import build_reference
 from crossvit_core.timing import (
     MAX_CONTENTION,
     affordable_pairs,
+    autocast,
     check_settings,
     contention,
     iqr,
@@ -120,7 +121,7 @@ def measure_throughput(
     target = torch.device(device)
     images = random_images(batch_size, in_channels, size, target)
     reference = build_reference(size, in_channels).to(target)
-    with quiet(model.to(target), target, amp, lock):
+    with quiet(model.to(target), target, amp, lock), autocast(target, amp):
         windows = _time_pairs(model, reference, images, pairs, window_ms / 1000, max_seconds)
         threads = torch.get_num_threads()
     return _summarise(windows, batch_size, device_id(target), threads)

@@ -8,7 +8,7 @@ from torch import nn
 from crossvit_core.config import Size
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.energy import EnergyMeter, energy_per_image_mj, open_meter
-from crossvit_core.timing import quiet, random_images, warm_up
+from crossvit_core.timing import autocast, quiet, random_images, warm_up
 
 _WARM_UP_SECONDS = 0.01
 
@@ -33,14 +33,16 @@ def measure_energy_mj(
     counter = meter or open_device_meter(target)
     images = random_images(batch_size, in_channels, size, target)
 
-    def run() -> int:
-        model(images)
-        if target.type == "cuda":
-            torch.cuda.synchronize(target)
-        return batch_size
+    with quiet(model.to(target), target, amp, lock), autocast(target, amp):
+        calls = warm_up(model, images, _WARM_UP_SECONDS).calls
 
-    with quiet(model.to(target), target, amp, lock):
-        warm_up(model, images, _WARM_UP_SECONDS)
+        def run() -> int:
+            for _ in range(calls):  # the device is kept busy: it is waited for once in a while, not after every pass
+                model(images)
+            if target.type == "cuda":
+                torch.cuda.synchronize(target)
+            return calls * batch_size
+
         return energy_per_image_mj(counter, run, seconds)
 
 

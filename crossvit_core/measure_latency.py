@@ -22,6 +22,7 @@ from crossvit_core.timing import (
     Timer,
     Warm,
     affordable_pairs,
+    autocast,
     check_settings,
     contention,
     iqr,
@@ -87,7 +88,7 @@ def measure_latency(
     target = torch.device(device)
     image = random_images(1, in_channels, size, target)
     reference = build_reference(size, in_channels).to(target)
-    with quiet(model.to(target), target, amp, lock):
+    with quiet(model.to(target), target, amp, lock), autocast(target, amp):
         warm = (warm_up(model, image, window_ms / 1000), warm_up(reference, image, window_ms / 1000))
         affordable = affordable_pairs(warm, pairs, max_seconds)
         passes, windows = _time_passes(warm, image, affordable)

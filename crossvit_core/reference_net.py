@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossvit_core.config import Size
+from crossvit_core.random_stream import seeded
 
 _GRID = 4
 _DIM = 64
@@ -22,8 +22,7 @@ def build_reference(size: Size, in_channels: int) -> nn.Module:
     with two heads and an FFN of ratio 2, mean over tokens, ten logits. All but the patch embedding cost the same at
     every image size.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return _Reference(size, in_channels).eval()
 
 

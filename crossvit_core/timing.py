@@ -33,7 +33,11 @@ Timer = Callable[[nn.Module, Tensor, int], tuple[float, float]]
 
 @contextlib.contextmanager
 def quiet(model: nn.Module, device: torch.device, amp: bool, lock: DeviceLock | None) -> Iterator[None]:
-    """Evaluation mode, no gradients, one thread on a CPU, the device locked; all of it put back afterwards."""
+    """Evaluation mode, no gradients, one thread on a CPU, the device locked; all of it put back afterwards.
+
+    ``amp`` says that ``autocast`` will be used within: it keeps its copies of the weights from pass to pass under
+    ``no_grad``, as a network in service has them, and makes them anew for every pass under ``inference_mode``.
+    """
     training = [module for module in model.modules() if module.training]
     threads = torch.get_num_threads()
     with contextlib.ExitStack() as stack:
@@ -42,15 +46,17 @@ def quiet(model: nn.Module, device: torch.device, amp: bool, lock: DeviceLock | 
         model.eval()
         if device.type == "cpu":
             torch.set_num_threads(1)
-        stack.enter_context(torch.inference_mode())
-        stack.enter_context(autocast(device, amp))
+        stack.enter_context(torch.no_grad() if _casts(device, amp) else torch.inference_mode())
         yield
 
 
 def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
     """bfloat16 autocast on a GPU, nothing on a CPU."""
-    enabled = amp and device.type == "cuda"
-    return torch.autocast(device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if _casts(device, amp) else contextlib.nullcontext()
+
+
+def _casts(device: torch.device, amp: bool) -> bool:
+    return amp and device.type == "cuda"
 
 
 def random_images(batch_size: int, in_channels: int, size: Size, device: torch.device) -> Tensor:

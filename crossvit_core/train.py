@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from crossvit_core.augment import augment, mixup, normalize
+from crossvit_core.augment import augment, mixup, normalization, normalize
 from crossvit_core.checkpoint import CheckpointFolder
 from crossvit_core.data import ImageData
 from crossvit_core.device_lock import DeviceLock
@@ -55,27 +55,30 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Split:
-    """One split on the device that trains: ``images`` uint8 (N, H, W, C), ``labels`` int64 (N,), ``rows`` of both."""
+    """One split on the device that trains: ``images`` uint8 (N, H, W, C), ``labels`` int64 (N,), ``rows`` of both.
+
+    ``scale`` and ``offset`` are what ``normalize`` takes.
+    """
 
     images: Tensor
     labels: Tensor
     rows: Tensor
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    scale: Tensor
+    offset: Tensor
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images (B, C, H, W) float32 and labels (B,) of some rows: one gather."""
-        return normalize(self.images[rows], self.mean, self.std), self.labels[rows]
+        return normalize(self.images[rows], self.scale, self.offset), self.labels[rows]
 
 
 def open_split(data: ImageData, name: str, device: torch.device | str) -> Split:
     """A split as tensors. On a CPU the images stay where they are (shared pages); a GPU gets one copy per process."""
     images, labels = _tensors_on(data, torch.device(device))
     rows = torch.from_numpy(np.array(data.splits[name], dtype=np.int64)).to(device)
-    return Split(images, labels, rows, data.mean, data.std)
+    return Split(images, labels, rows, *normalization(data.mean, data.std, device))
 
 
 def train_model(
@@ -90,10 +93,10 @@ def train_model(
 ) -> Iterator[EpochResult]:
     """Train ``model`` in place, one epoch a step of the iterator.
 
-    ``lock`` is held shared while an epoch runs, so that a measurement can have the device to itself between epochs.
-    With ``ema_decay`` the averaged weights are scored, and copied into ``model`` after the last epoch. With
-    ``checkpoints`` training goes on from what is found there (the epochs before are yielded again, as they were) and
-    saves its state there after epochs that are due; on a CPU it ends bit for bit as a training in one go.
+    ``lock`` is held shared while the device works, an epoch at a time, so that a measurement can have it to itself
+    between epochs. With ``ema_decay`` the averaged weights are scored, and copied into ``model`` after the last epoch.
+    With ``checkpoints`` training goes on from what is found there (the epochs before are yielded again, as they were)
+    and saves its state there after epochs that are due; on a CPU it ends bit for bit as a training in one go.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -102,14 +105,15 @@ def train_model(
     device = torch.device(device)
     model.to(device)
     clock = _Clock()
-    trainer = _Trainer(model, open_split(data, "train", device), recipe, data.num_classes, seed, device)
-    val = open_split(data, "val", device)
-    curve = _go_on(trainer, checkpoints) if checkpoints is not None else []
+    with _held(lock):
+        trainer = _Trainer(model, open_split(data, "train", device), recipe, data.num_classes, seed, device)
+        val = open_split(data, "val", device)
+        curve = _go_on(trainer, checkpoints) if checkpoints is not None else []
     if curve:
         clock.set_back(curve[-1])
     yield from curve
     for epoch in range(len(curve) + 1, recipe.epochs + 1):
-        with lock.shared() if lock is not None else contextlib.nullcontext():
+        with _held(lock):
             train_loss = trainer.run_epoch()
             val_loss, val_accuracy = score(trainer.scored_model, val, device=device, amp=recipe.amp)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
@@ -120,6 +124,10 @@ def train_model(
         if epoch == recipe.epochs:
             trainer.keep_scored_weights()
         yield curve[-1]
+
+
+def _held(lock: DeviceLock | None) -> AbstractContextManager[object]:
+    return lock.shared() if lock is not None else contextlib.nullcontext()
 
 
 def _go_on(trainer: _Trainer, checkpoints: CheckpointFolder) -> list[EpochResult]:

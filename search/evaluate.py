@@ -107,7 +107,8 @@ def _run(trial: Trial, plan: Plan, device: str, progress: _Progress) -> Iterator
             yield Rung(trial=trial.number, epoch=epoch.epoch, metrics=known, decision="continue")
     progress.metrics.update(_scores(epoch), epochs=epoch.epoch, **_seconds(epoch))
     if plan.score_branches:
-        progress.metrics.update(_branch_scores(model, data, plan, device))
+        with training_lock.shared() if training_lock is not None else contextlib.nullcontext():
+            progress.metrics.update(_branch_scores(model, data, plan, device))
     if plan.keep_weights and plan.trials_dir is not None:
         _keep_weights(model, trial, data, plan.trial_dir(trial.number), progress)
 

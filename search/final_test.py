@@ -6,9 +6,10 @@ import hashlib
 from pathlib import Path
 
 from crossvit_core.config import ArchConfig
+from crossvit_core.recipe import TrainRecipe
 from crossvit_core.train import open_split, score
 from crossvit_core.weights import WeightsError, load_model
-from results.records import Asked
+from results.records import Asked, Finished
 from results.repeats import retrain_dir
 from results.store import StudyStore
 from results.test_ledger import Look, TestedRun, add_score, open_look, read_look
@@ -48,9 +49,10 @@ def look_at_test(study_dir: Path, selection: Selection, device: str = "auto") ->
     data = open_study_data(study_dir)
     look = open_look(study_dir, runs, data.fingerprint, len(data.splits["test"]))
     device = pick_device(device)
+    in_bfloat16 = _scored_in_bfloat16(study_dir)
     for run in look.missing:
         model = load_model(_weights_path(study_dir, run.run)).to(device)
-        _, accuracy = score(model, open_split(data, "test", device), device=device)
+        _, accuracy = score(model, open_split(data, "test", device), device=device, amp=run.run in in_bfloat16)
         add_score(study_dir, run.run, round(accuracy, 6))
     done = read_look(study_dir)
     assert done is not None
@@ -72,6 +74,15 @@ def _weigh(study_dir: Path, run: TestedRun, arch: ArchConfig) -> TestedRun:
 
 def _weights_path(study_dir: Path, run: int) -> Path:
     return StudyStore.open_readonly(retrain_dir(study_dir)).trial_dir(run) / WEIGHTS_NAME
+
+
+def _scored_in_bfloat16(study_dir: Path) -> set[int]:
+    """The runs whose validation accuracies are those of autocast; their test accuracies are to be the same kind."""
+    retraining = StudyStore.open_readonly(retrain_dir(study_dir))
+    if not TrainRecipe.from_dict(retraining.study["recipe"]).amp:
+        return set()
+    ended = (event for event in retraining.events() if isinstance(event, Finished))
+    return {event.trial for event in ended if event.device.startswith("cuda")}
 
 
 def _archs(study_dir: Path) -> dict[int, ArchConfig]:

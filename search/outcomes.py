@@ -8,6 +8,13 @@ from results.records import Finished, Rung, Status
 from search.trial import Trial
 
 OUT_OF_MEMORY = "out of memory"
+_MEMORY_WORDS = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "ALLOC_FAILED",
+    "unable to find an engine to execute this computation",  # cuDNN, where no algorithm finds room for its workspace
+)
 
 
 def make_outcome(
@@ -59,7 +66,7 @@ def is_memory_error(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__)
-        or any(words in said for words in ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED"))
+        or any(words in said for words in _MEMORY_WORDS)
     )
 
 

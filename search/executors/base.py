@@ -84,7 +84,9 @@ def load_evaluate(plan: Plan) -> Evaluate:
 
 def spoils_worker(finished: Finished) -> bool:
     """Whether the process that this happened to should train nothing more: its memory or its GPU is in disorder."""
-    return ran_out_of_memory(finished) or (finished.status == "failed" and "CUDA" in finished.error)
+    return ran_out_of_memory(finished) or (
+        finished.status == "failed" and any(name in finished.error for name in ("CUDA", "cuDNN"))
+    )
 
 
 def close_events(events: Iterator[Rung | Finished]) -> None:

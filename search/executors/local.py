@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
 from results.records import Finished
@@ -42,21 +43,29 @@ class ProcessExecutor:
     """Trials in ``workers`` processes. One that dies costs its trial an attempt, and is replaced.
 
     ``gpus`` are entries for CUDA_VISIBLE_DEVICES: the workers are spread over them, each sees one, as ``cuda:0``.
+    Without any the device ``auto`` is the CPU.
     """
 
     def __init__(self, workers: int, evaluate: Evaluate | None = None, *, gpus: Sequence[str] = ()) -> None:
-        self._workers = workers
+        self.workers = workers
         self._evaluate = evaluate
-        self._gpus = tuple(gpus)
+        self.gpus = tuple(gpus)
 
     def run(self, session: Session, plan: Plan) -> None:
         pool: list[WorkerProcess] = []
-        queue = TrialQueue(session, shares_devices=self._workers > len(self._gpus))
+        queue = TrialQueue(session, shares_devices=self.workers > len(self.gpus))
+        plan = replace(plan, device=self.device_in_worker(plan.device))
         try:
             self._drive(session, plan, queue, pool)
         finally:
             for worker in pool:
                 worker.end()
+
+    def device_in_worker(self, asked: str) -> str:
+        """What a worker calls the device that was asked for."""
+        if self.gpus:
+            return "cuda:0"
+        return "cpu" if asked == "auto" else asked
 
     def _drive(self, session: Session, plan: Plan, queue: TrialQueue, pool: list[WorkerProcess]) -> None:
         while True:
@@ -77,7 +86,7 @@ class ProcessExecutor:
         while True:
             idle = [worker for worker in pool if worker.trial is None]
             running = len(pool) - len(idle)
-            if running >= self._workers:
+            if running >= self.workers:
                 return
             trial = queue.pull(running)
             if trial is None:
@@ -91,7 +100,7 @@ class ProcessExecutor:
 
     def _start_worker(self, plan: Plan, pool: list[WorkerProcess]) -> WorkerProcess:
         used = [worker.gpu for worker in pool]
-        gpu = min(self._gpus, key=used.count) if self._gpus else None
+        gpu = min(self.gpus, key=used.count) if self.gpus else None
         worker = WorkerProcess(multiprocessing.get_context("spawn"), plan, self._evaluate, gpu)
         pool.append(worker)
         return worker

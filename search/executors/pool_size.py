@@ -25,15 +25,22 @@ class PoolSize:
 def choose_size(machines: Sequence[Mapping[str, float]], workers: int | None, gpus: float | None) -> PoolSize:
     """What is left at None follows from the machines' resources, as Ray names them: a GPU each where there are any.
 
-    Raises ExecutorError where no machine has room for even one trial, which Ray would wait for without end.
+    Never more workers than there is room for: their trials would be asked for before they can begin. Raises
+    ExecutorError where no machine has room for even one trial, which Ray would wait for without end.
     """
     if gpus is None:
-        gpus = 1.0 if any(machine.get("GPU") for machine in machines) else 0.0
+        there = int(sum(machine.get("GPU", 0) for machine in machines))
+        gpus = share_gpus(there, workers) if there else 0.0
     room = sum(_room(machine, gpus) for machine in machines)
     if not room:
         most = max((machine.get("GPU", 0) for machine in machines), default=0)
         raise ExecutorError(f"no machine has room for a trial of 1 core and {gpus:g} GPUs; the most GPUs are {most:g}")
-    return PoolSize(room if workers is None else workers, gpus)
+    return PoolSize(room if workers is None else min(room, workers), gpus)
+
+
+def share_gpus(gpus: int, workers: int | None) -> float:
+    """GPUs per trial where nobody said: a whole one, unless ``workers`` do not find room for theirs then."""
+    return 1.0 if workers is None else 1.0 / max(1, math.ceil(workers / gpus))
 
 
 def _room(machine: Mapping[str, float], gpus: float) -> int:

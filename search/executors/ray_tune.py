@@ -54,8 +54,8 @@ class RayExecutor:
         evaluate: Evaluate | None = None,
         trials_per_run: int = _TRIALS_PER_RUN,
     ) -> None:
-        self._workers = workers
-        self._gpus_per_trial = gpus_per_trial
+        self.workers = workers
+        self.gpus_per_trial = gpus_per_trial
         self._address = address
         self._evaluate = evaluate
         self._trials_per_run = trials_per_run
@@ -114,7 +114,7 @@ class RayExecutor:
         return {
             **options,
             "address": "local",
-            "num_cpus": self._workers,
+            "num_cpus": self.workers,
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
@@ -124,7 +124,7 @@ class RayExecutor:
         import ray
 
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return choose_size(machines, self._workers, self._gpus_per_trial)
+        return choose_size(machines, self.workers, self.gpus_per_trial)
 
     @contextlib.contextmanager
     def _files_of(self, plan: Plan) -> Iterator[_Home | None]:

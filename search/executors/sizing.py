@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from crossvit_core.config import suggest
-from search.environment import count_cores, count_gpus, visible_gpus
+from search.environment import count_cores, visible_gpus
 from search.executors.base import Executor
+from search.executors.pool_size import share_gpus
 from search.study_config import StudyConfig, StudyConfigError
 
 EXECUTORS = ("ray", "local")
@@ -30,17 +31,25 @@ def _make_local_executor(workers: int, config: StudyConfig) -> Executor:
 
     if not workers:
         return InProcessExecutor()
-    spread = config.device in ("auto", "cuda") and _gpu_share(config) > 0
-    return ProcessExecutor(workers, gpus=visible_gpus() if spread else ())
+    return ProcessExecutor(workers, gpus=_own_gpus(config.device) if _gpu_share(config) else ())
 
 
 def _gpu_share(config: StudyConfig) -> float:
-    """GPUs per trial: what was asked, else one where there are any, else none."""
+    """GPUs per trial: what was asked; else one where there are any, or less where more workers were asked for."""
     asked = _asked_gpu_share(config)
     if asked is not None:
         return asked
-    uses_gpu = config.device != "cpu" and count_gpus() > 0
-    return 1.0 if uses_gpu else 0.0
+    gpus = len(_own_gpus(config.device))
+    return share_gpus(gpus, config.workers) if gpus else 0.0
+
+
+def _own_gpus(device: str) -> list[str]:
+    """Entries for CUDA_VISIBLE_DEVICES of the GPUs that a device's name stands for."""
+    if device == "cpu":
+        return []
+    gpus = visible_gpus()
+    number = device.partition(":")[2]
+    return gpus[int(number) : int(number) + 1] if number else gpus
 
 
 def _asked_gpu_share(config: StudyConfig) -> float | None:
@@ -53,10 +62,8 @@ def _asked_gpu_share(config: StudyConfig) -> float | None:
 
 
 def count_workers(config: StudyConfig) -> int:
-    return config.workers if config.workers is not None else _default_workers(_gpu_share(config))
-
-
-def _default_workers(gpus_per_trial: float) -> int:
-    if gpus_per_trial and count_gpus():
-        return max(1, int(count_gpus() / gpus_per_trial))
-    return count_cores()
+    """What was asked; else as many as the GPUs take, or one a core."""
+    if config.workers is not None:
+        return config.workers
+    share, gpus = _gpu_share(config), len(_own_gpus(config.device))
+    return max(1, int(gpus / share)) if share and gpus else count_cores()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from crossvit_core.augment import AUGMENTATIONS, augment, mixup, normalize
+from crossvit_core.augment import AUGMENTATIONS, augment, mixup, normalization, normalize
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -117,13 +117,16 @@ def test_mixup_with_alpha_0_changes_nothing() -> None:
 @pytest.mark.parametrize(("mean", "std"), [([0.5], [0.25]), ([0.1, 0.2, 0.3], [0.5, 0.25, 1.0])])
 def test_normalize(mean: Sequence[float], std: Sequence[float]) -> None:
     pixels = torch.randint(0, 256, (5, 4, 6, len(mean)), dtype=torch.uint8, generator=generator())
-    out = normalize(pixels, mean, std)
+    scaling = normalization(mean, std, "cpu")
+    out = normalize(pixels, *scaling)
     expected = (pixels.double() / 255 - torch.tensor(mean).double()) / torch.tensor(std).double()
     torch.testing.assert_close(out, expected.permute(0, 3, 1, 2).float())
     assert out.is_contiguous()
-    assert normalize(pixels, mean, std, torch.bfloat16).dtype == torch.bfloat16
+    assert normalize(pixels, *scaling, torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_normalize_wants_one_value_per_channel() -> None:
     with pytest.raises(ValueError, match="3 channels, mean 1 and std 1"):
-        normalize(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), [0.5], [0.5])
+        normalize(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), *normalization([0.5], [0.5], "cpu"))
+    with pytest.raises(ValueError, match="mean has 1 channels and std 2"):
+        normalization([0.5], [0.5, 0.5], "cpu")

@@ -17,7 +17,7 @@ from search.executors.base import TrialQueue, run_guarded, spoils_worker
 from search.executors.conversation import Conversation, Loss, pack_event, pack_trial, unpack_trial
 from search.objectives import find_objectives
 from search.optuna_searcher import OptunaSearcher
-from search.outcomes import is_memory_error, out_of_memory_outcome, ran_out_of_memory, stopped_outcome
+from search.outcomes import broken_outcome, is_memory_error, out_of_memory_outcome, ran_out_of_memory, stopped_outcome
 from search.plan import MeasurePlan, Plan
 from search.session import MAX_ATTEMPTS, MAX_FAILED_STARTS_IN_A_ROW, Session, StudyFailedError
 from search.synthetic import SyntheticEvaluation
@@ -137,12 +137,28 @@ def test_where_each_worker_has_its_device_nobody_waits(open_session: OpenSession
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"), True),
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA driver error: out of memory"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
         (RuntimeError("CUDA error: device-side assert triggered"), False),
         (ValueError("memory"), False),
     ],
 )
 def test_errors_of_memory_are_told_from_others(error: Exception, expected: bool) -> None:
     assert is_memory_error(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("AcceleratorError: CUDA error: device-side assert triggered", True),
+        ("RuntimeError: cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", True),
+        ("ValueError: a mistake", False),
+    ],
+)
+def test_a_worker_whose_gpu_is_in_disorder_trains_no_more(
+    error: str, expected: bool, open_session: OpenSession
+) -> None:
+    assert spoils_worker(broken_outcome(take(open_session()), error, 1.0)) is expected
 
 
 def test_torchs_own_error_of_memory_is_one() -> None:

@@ -22,6 +22,10 @@ MIXED = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 3.0, "GPU": 4.0}, {"CPU": 16.0}]
         (MIXED, None, 0.4, PoolSize(7, 0.4)),  # two to a GPU: the fifth left over of each serves nobody
         (MIXED, None, 2.0, PoolSize(3, 2.0)),
         (MIXED, None, 0.0, PoolSize(27, 0.0)),
+        (MIXED, 4, None, PoolSize(4, 1.0)),
+        (MIXED, 9, None, PoolSize(7, 0.5)),  # halves for all nine; the machine with three cores takes three
+        ([{"CPU": 4.0, "GPU": 1.0}], 4, None, PoolSize(4, 0.25)),
+        ([{"CPU": 4.0, "GPU": 1.0}], 4, 1.0, PoolSize(1, 1.0)),  # as asked: three more would only wait
     ],
 )
 def test_what_is_left_open_follows_from_the_machines(

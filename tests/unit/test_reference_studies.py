@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cifar_study" / "run.sh"
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
 def test_every_step_asks_for_what_there_is(scale: str, tmp_path: Path) -> None:
-    """The script runs whole, but for the commands, whose words are looked at: a study takes hours to come to the last."""
+    """The script runs whole, but for the commands, whose words are looked at: the last would come after hours."""
     recorder, asked = tmp_path / "crossvit", tmp_path / "asked"
     recorder.write_text(RECORDER.format(python=sys.executable, path=str(asked)), encoding="utf-8")
     recorder.chmod(0o755)
@@ -74,7 +75,7 @@ def test_every_step_asks_for_what_there_is(scale: str, tmp_path: Path) -> None:
     commands = [json.loads(line) for line in asked.read_text(encoding="utf-8").splitlines()]
     assert {"search", "bench", "ablate", "retrain"} <= {words[0] for words in commands}
     for command, *words in commands:
-        options = dict(zip(words, words[1:]))
+        options = dict(pairwise(words))
         if "--space" in options:
             load_space(options["--space"])
         for network in options.get("--baselines", "").split(",") if command == "bench" else ():

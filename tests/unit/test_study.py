@@ -11,7 +11,8 @@ from PIL import Image
 
 from results.frame import front, load_frame
 from results.store import StoreError
-from search.executors.local import InProcessExecutor
+from search.executors.local import InProcessExecutor, ProcessExecutor
+from search.executors.ray_tune import RayExecutor
 from search.executors.sizing import make_executor
 from search.study import Study, resolve_study, run_study
 from search.study_config import StudyConfig, StudyConfigError
@@ -97,6 +98,40 @@ def test_executors_are_sized_or_refused() -> None:
         make_executor(StudyConfig(gpus_per_trial=-1.0))
     with pytest.raises(StudyConfigError, match="workers must be at least 1"):
         make_executor(StudyConfig(workers=0))
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "workers", "each"),
+    [
+        ({}, ("0", "1", "2", "3"), 4, 1.0),
+        ({"workers": 8}, ("0", "1", "2", "3"), 8, 0.5),
+        ({"gpus_per_trial": 0.25}, ("0", "1", "2", "3"), 16, 0.25),
+        ({"device": "cuda:2"}, ("2",), 1, 1.0),
+        ({"device": "cuda:2", "workers": 3}, ("2",), 3, 1 / 3),
+        ({"device": "cuda:2", "gpus_per_trial": 0.5}, ("2",), 2, 0.5),
+        ({"device": "cpu", "workers": 2}, (), 2, 0.0),
+        ({"gpus_per_trial": 0.0, "workers": 2}, (), 2, 0.0),
+    ],
+)
+def test_workers_are_as_many_as_the_chosen_gpus_take(
+    asked: dict[str, object], gpus: tuple[str, ...], workers: int, each: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.executors.sizing.visible_gpus", lambda: ["0", "1", "2", "3"])
+    local = make_executor(StudyConfig(executor="local", **asked))  # type: ignore[arg-type]
+    assert isinstance(local, ProcessExecutor)
+    assert (local.gpus, local.workers) == (gpus, workers)
+    ray = make_executor(StudyConfig(executor="ray", **asked))  # type: ignore[arg-type]
+    assert isinstance(ray, RayExecutor)
+    assert (ray.workers, ray.gpus_per_trial) == (workers, each)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "expected"),
+    [("auto", ("3",), "cuda:0"), ("cuda:3", ("3",), "cuda:0"), ("auto", (), "cpu"), ("cpu", (), "cpu")],
+)
+def test_a_worker_finds_its_gpu_where_it_looks(device: str, gpus: tuple[str, ...], expected: str) -> None:
+    """It sees one, as the first; without a share it has the CPU, whatever else is in the machine."""
+    assert ProcessExecutor(1, gpus=gpus).device_in_worker(device) == expected
 
 
 def test_budgets_samplers_and_rounds_that_cannot_be_are_bad_input(tmp_path: Path) -> None:
