@@ -15,6 +15,7 @@ from results.metrics import ACCURACY
 from results.pareto import hypervolume, pareto_mask, reference_point
 from results.records import Event, Finished, Started
 from results.store import StudyStore
+from results.units import plural
 from search.objectives import Objective
 from space import Limit
 
@@ -53,7 +54,7 @@ class Budget:
 
 
 class Spending:
-    """What a study has used of its budget, as far as its events tell."""
+    """What a study has used of its budget, as far as its events and outcomes tell."""
 
     def __init__(self, budget: Budget, plateau: Plateau | None = None) -> None:
         self._budget = budget
@@ -71,8 +72,11 @@ class Spending:
         self._last = event.time
         if isinstance(event, Finished):
             self._device_seconds += event.seconds
-            if self._plateau is not None:
-                self._plateau.add(event)
+
+    def judge(self, finished: Finished) -> None:
+        """Learn whether an outcome was of use, in the order in which the searcher is told of them."""
+        if self._plateau is not None:
+            self._plateau.add(finished)
 
     def close_run(self) -> None:
         """The process that wrote the events so far is gone; from its last event on, no time is counted."""
@@ -87,12 +91,17 @@ class Spending:
         hours = (self._earlier_seconds + running_seconds) / _HOUR_SECONDS
         device_hours = self._device_seconds / _HOUR_SECONDS
         if budget.hours is not None and hours >= budget.hours:
-            return f"its {budget.hours:g} hours are spent"
+            return f"its {_amount(budget.hours, 'hour')} spent"
         if budget.device_hours is not None and device_hours >= budget.device_hours:
-            return f"its {budget.device_hours:g} device-hours are spent"
+            return f"its {_amount(budget.device_hours, 'device-hour')} spent"
         if self._plateau is not None and self._plateau.reached():
-            return f"{budget.plateau} trials in a row raised the hypervolume by less than {PLATEAU_GAIN:.1%}"
+            trials = plural(self._plateau.patience, "trial")
+            return f"{trials} in a row raised the hypervolume by less than {PLATEAU_GAIN:.1%}"
         return ""
+
+
+def _amount(hours: float, unit: str) -> str:
+    return f"1 {unit} is" if hours == 1 else f"{hours:g} {unit}s are"
 
 
 class Plateau:
@@ -113,7 +122,7 @@ class Plateau:
         reference: Sequence[float] | None = None,
         keep_reference: Callable[[list[float]], None] = lambda reference: None,
     ) -> None:
-        self._patience = patience
+        self.patience = patience
         self._objectives = tuple(objectives)
         self._limits = tuple(limits)
         self._reference = None if reference is None else np.array(reference, dtype=float)
@@ -127,7 +136,7 @@ class Plateau:
         if finished.status == "lost":
             return
         self._waiting.append(self._point(finished))
-        if self._reference is None and len(self._waiting) >= self._patience:
+        if self._reference is None and len(self._waiting) >= self.patience:
             self._fix_reference()
         if self._reference is not None:
             for point in self._waiting:
@@ -136,9 +145,9 @@ class Plateau:
 
     def reached(self) -> bool:
         """Whether it is time to stop. Never before there is a volume to compare with."""
-        if len(self._volumes) <= self._patience:
+        if len(self._volumes) <= self.patience:
             return False
-        before, now = self._volumes[-1 - self._patience], self._volumes[-1]
+        before, now = self._volumes[-1 - self.patience], self._volumes[-1]
         return now > 0 and now < before * (1 + PLATEAU_GAIN)
 
     def _point(self, finished: Finished) -> list[float]:

@@ -63,7 +63,7 @@ class Session:
         self._seed = seed
         self._stopping = stopping or NeverStop()
         self._spending = spending or Spending(Budget())
-        self._rounds = Rounds(round_size, searcher.tell, self._stopping)
+        self._rounds = Rounds(round_size, self._tell, self._stopping)
         self._listeners: tuple[Listener, ...] = ()
         self._clock = clock
         self._asked: dict[int, Asked] = {}
@@ -83,8 +83,12 @@ class Session:
         self._settle_stopped()
         self._enqueued = deque(sorted(enqueued, key=lambda item: not item.required))
         self._waiting = deque(number for number in self._asked if number not in self._finished)
-        self._listeners = tuple(listeners)  # they hear of what happens from here on
+        self.listen(listeners)
         self._note_spent()
+
+    def listen(self, listeners: Iterable[Listener]) -> None:
+        """These hear of every event from here on, too."""
+        self._listeners += tuple(listeners)
 
     @property
     def trials(self) -> int:
@@ -228,7 +232,6 @@ class Session:
 
     def _ask(self, arch: ArchConfig, source: str, hints: dict[str, Any], seed: int | None = None) -> Asked:
         """From here on the architecture is taken."""
-        self._begin()
         key, number = arch.key(), len(self._asked)
         seed = derive_seed(self._seed, key) if seed is None else seed
         asked: Asked = self._write(
@@ -242,7 +245,7 @@ class Session:
         self._taken.add(asked.arch_key)
 
     def _begin(self) -> None:
-        """Once in a process, before its first trial: time is counted from here."""
+        """Once in a process, before whatever it writes or hands out first: time is counted from here."""
         if not self._begun:
             self._begun = True
             self._write(Started())
@@ -268,6 +271,7 @@ class Session:
         self._spending.close_run()
 
     def _write(self, event: Any) -> Any:
+        self._begin()
         event = dataclasses.replace(event, time=round(self._clock(), 3))
         self._store.append(event)
         self._observe(event)
@@ -280,6 +284,11 @@ class Session:
         self._end_on_record = event.reason if isinstance(event, Ended) else ""
         self._rounds.observe(event)
         self._spending.observe(event)
+
+    def _tell(self, finished: Finished) -> None:
+        """Of every outcome, when the round that it belongs to is over."""
+        self._searcher.tell(finished)
+        self._spending.judge(finished)
 
     def _watch_starts(self, started: bool, reason: str) -> None:
         """What keeps every worker from beginning would be tried for ever."""

@@ -6,6 +6,7 @@ ledger behind that everything else is made from.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -162,7 +163,7 @@ def run_study(
 
     A ``searcher`` that is given decides every trial: the sampler, and what is enqueued, then have no say.
     """
-    with open_store(study) as store, open_mirrors(study.mirrors, study.path) as mirrors:
+    with open_store(study) as store, contextlib.ExitStack() as opened:
         enqueued = [*study.enqueued, *member_presets(study.space)] if searcher is None else []
         sweeper = CheckpointSweeper(study.path / "trials")
         rule = make_rule(study.stopping, study.objectives, study.plan.recipe.epochs)
@@ -176,8 +177,10 @@ def run_study(
             spending=open_spending(store, study.budget, study.objectives, limits),
             enqueued=enqueued,
             round_size=study.round_size,
-            listeners=[*listeners, *mirrors, sweeper],
+            listeners=[*listeners, sweeper],
         )
+        # After the session, which may have settled a trial: they read the ledger when they are opened.
+        session.listen(opened.enter_context(open_mirrors(study.mirrors, study.path)))
         sweeper.sweep(session)
         if on_open is not None:
             on_open(session)

@@ -129,7 +129,7 @@ def test_a_resumed_study_measures_from_the_reference_on_record(tmp_path: Path) -
     with StudyStore.create(tmp_path / "s", {"name": "s"}) as store:
         spending = open_spending(store, Budget(plateau=2), OBJECTIVES, limits)
         for macs in (2e5, 3e6, 3e6):
-            spending.observe(finished(0.5, macs))
+            spending.judge(finished(0.5, macs))
         assert store.study == {"format": 1, "name": "s", "hypervolume_reference": [0.0, 7.0]}
         resumed = open_spending(store, Budget(plateau=4), OBJECTIVES, limits)
         for macs in (2e8, 3e8, 3e8, 3e8):
@@ -146,12 +146,12 @@ def test_limits_of_the_space_are_the_reference(tmp_path: Path) -> None:
         spending = open_spending(store, Budget(plateau=1), objectives, limits)
         event = finished(0.5)
         event.metrics["throughput_ips"] = 1000.0
-        spending.observe(event)
+        spending.judge(event)
         assert store.study["hypervolume_reference"] == pytest.approx([0.0, math.log10(4e6), -1.0])
 
 
 def test_the_words_of_a_plateau() -> None:
     spending = Spending(Budget(plateau=1), Plateau(1, OBJECTIVES, (0.0, 7.0)))
-    spending.observe(finished(0.5))
-    spending.observe(finished(0.5))
-    assert spending.exceeded(0.0) == "1 trials in a row raised the hypervolume by less than 0.1%"
+    spending.judge(finished(0.5))
+    spending.judge(finished(0.5))
+    assert spending.exceeded(0.0) == "1 trial in a row raised the hypervolume by less than 0.1%"

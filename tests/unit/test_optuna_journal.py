@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, Jou
 from optuna.trial import FrozenTrial, TrialState
 
 from crossvit_core.recipe import TrainRecipe
-from results.records import Asked, Event, Finished, Rung
+from results.records import Asked, Event, Finished, Rung, Started
 from results.store import StoreError, StudyStore
 from search.executors.local import InProcessExecutor
 from search.mirrors import MirrorError, find_mirrors, open_mirrors
@@ -25,6 +25,9 @@ from search.optuna_journal import JOURNAL, JournalMirror, describe_opening, writ
 from search.optuna_searcher import OptunaSearcher
 from search.plan import Plan
 from search.session import Session
+from search.study import resolve_study, run_study
+from search.study_config import StudyConfig
+from search.study_folder import open_store
 from search.synthetic import SyntheticEvaluation
 from space import load_space
 
@@ -119,6 +122,19 @@ def test_a_resumed_search_writes_it_anew(tmp_path: Path) -> None:
     (tmp_path / "s" / JOURNAL).unlink()
     assert write_journal(tmp_path / "s") == (tmp_path / "s" / JOURNAL).absolute()
     assert len(compare(tmp_path / "s")) == 4
+
+
+def test_a_trial_that_is_settled_when_a_study_is_opened_is_settled_there_too(tmp_path: Path) -> None:
+    """Killed between the decision to stop a trial and its outcome, which the next process writes before all else."""
+    asked = StudyConfig(space="smoke", trials=2, runs_dir=tmp_path, dashboard=True, objectives=("val_accuracy", "macs"))
+    study = resolve_study(asked)
+    with open_store(study) as store:
+        arch = study.space.base
+        store.append(Started(time=1000.0))
+        store.append(Asked(trial=0, arch_key=arch.key(), arch=arch.to_dict(), seed=1, source="random", time=1000.0))
+        store.append(Rung(trial=0, epoch=1, metrics={"val_accuracy": 0.1, "macs": 1e5}, decision="stop", time=1001.0))
+    run_study(study, InProcessExecutor(SyntheticEvaluation()))
+    assert compare(study.path)[0].state == TrialState.PRUNED
 
 
 def test_the_journal_survives_a_kill(tmp_path: Path) -> None:

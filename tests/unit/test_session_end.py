@@ -11,15 +11,18 @@ import pytest
 
 from crossvit_core import PRESETS, ArchConfig
 from results.frame import load_frame
-from results.records import Asked, Ended, Event, Finished, Started
+from results.records import Asked, Ended, Event, Finished, Rung, Started
 from results.store import StudyStore
-from search.budget import Budget, Spending
+from search.budget import Budget, Plateau, Spending
 from search.enqueue import Enqueued
+from search.objectives import find_objectives
 from search.searcher import Proposal
 from search.session import MAX_ATTEMPTS, Session
+from search.stopping import NeverStop, Verdict
 from search.trial import Trial
 
 BASE = PRESETS["crossvit_nano_16"]
+OBJECTIVES = find_objectives(("val_accuracy", "macs"))
 HOUR = 3600.0
 
 
@@ -45,6 +48,11 @@ class ListSearcher:
 
     def tell(self, finished: Finished) -> None:
         self.heard.append(f"tell {finished.trial}")
+
+
+class StopAll(NeverStop):
+    def decide(self, rung: Rung) -> Verdict:
+        return Verdict("stop")
 
 
 class Clock:
@@ -74,7 +82,9 @@ def open_session(tmp_path: Path, clock: Clock) -> Iterator[Open]:
             store = StudyStore.open(path) if StudyStore.exists(path) else StudyStore.create(path, {})
             stores.enter_context(store)
             searcher = ListSearcher(last)
-            spending = Spending(budget or Budget())
+            budget = (budget or Budget()).check()
+            plateau = None if budget.plateau is None else Plateau(budget.plateau, OBJECTIVES, (0.0, 7.0))
+            spending = Spending(budget, plateau)
             session = Session(store, searcher, trials=trials, seed=0, spending=spending, clock=clock, **options)
             return session, searcher
 
@@ -89,7 +99,7 @@ def asked_sources(tmp_path: Path) -> list[str]:
     return [event.source for event in written(tmp_path) if isinstance(event, Asked)]
 
 
-def outcome(trial: Trial, seconds: float = 1.0) -> Finished:
+def outcome(trial: Trial, seconds: float = 1.0, accuracy: float = 0.5) -> Finished:
     return Finished(
         trial=trial.number,
         status="ok",
@@ -98,7 +108,7 @@ def outcome(trial: Trial, seconds: float = 1.0) -> Finished:
         seed=trial.seed,
         seconds=seconds,
         device="cpu",
-        metrics={"val_accuracy": 0.5},
+        metrics={"val_accuracy": accuracy, "macs": 1e5},
     )
 
 
@@ -200,12 +210,39 @@ def test_hours_are_counted_on_after_a_pause(open_session: Open, clock: Clock, tm
     assert sum(isinstance(event, Started) for event in written(tmp_path)) == 3
 
 
+def test_a_pause_before_the_end_is_on_record_is_no_work(open_session: Open, clock: Clock) -> None:
+    """Killed between the last outcome and the end: what the next process writes first is the end."""
+    session, _ = open_session(trials=1)
+    trial = take(session)
+    clock.now += 0.1 * HOUR
+    session.record(outcome(trial))
+    for trials in (1, 2):
+        clock.now += 100 * HOUR
+        session, _ = open_session(trials=trials, budget=Budget(hours=1.0))
+        session.end()
+    assert session.next_trial() is not None
+
+
+def test_a_pause_before_a_stop_is_acted_on_is_no_work(open_session: Open, clock: Clock, tmp_path: Path) -> None:
+    """Killed between the decision and the outcome, which the next process writes first."""
+    session, _ = open_session(trials=2, stopping=StopAll())
+    trial = take(session)
+    clock.now += 0.1 * HOUR
+    session.report(Rung(trial=trial.number, epoch=1, metrics={"val_accuracy": 0.1}, decision="continue"))
+    for _ in range(2):
+        clock.now += 100 * HOUR
+        session, _ = open_session(trials=2, budget=Budget(hours=1.0), stopping=StopAll())
+    assert not session.is_over()
+    kinds = [type(event) for event in written(tmp_path)]
+    assert kinds == [Started, Asked, Rung, Started, Finished]
+
+
 def test_a_spent_study_is_over_at_once_until_it_is_given_more(open_session: Open) -> None:
     session, _ = open_session(trials=10, budget=Budget(device_hours=1.0))
     assert finish(session, seconds=1800.0) == 2
     spent, searcher = open_session(trials=10, budget=Budget(device_hours=1.0))
     assert spent.is_over()
-    assert spent.stop_reason == "its 1 device-hours are spent"
+    assert spent.stop_reason == "its 1 device-hour is spent"
     assert "ask 2" not in searcher.heard
     more, _ = open_session(trials=10, budget=Budget(device_hours=2.0))
     assert not more.is_over()
@@ -314,3 +351,40 @@ def test_a_round_that_a_kill_interrupts_is_completed_first(open_session: Open) -
     assert [take(resumed).number for _ in range(2)] == [0, 2]
     assert resumed.next_trial() is None
     assert searcher.heard == ["restore 0", "restore 1", "ask 2"]
+
+
+# The second trial of the first round is the first gain; who is recorded first decides nothing.
+ACCURACIES = [0.5, 0.6] + [0.6] * 38
+
+
+def play_rounds(session: Session, backwards: bool, stop_after: int = 10**9) -> int:
+    """Rounds of two, recorded in this order, until ``stop_after`` outcomes; how many there were."""
+    count = 0
+    while True:
+        trials = [trial for trial in (session.next_trial(), session.next_trial()) if trial is not None]
+        for trial in sorted(trials, key=lambda trial: trial.number, reverse=backwards):
+            if count == stop_after:
+                return count
+            session.record(outcome(trial, accuracy=ACCURACIES[trial.number]))
+            count += 1
+        if not trials:
+            return count
+
+
+def test_a_plateau_of_rounds_does_not_hang_on_who_is_faster(open_session: Open) -> None:
+    session, _ = open_session(trials=40, budget=Budget(plateau=3), round_size=2)
+    assert play_rounds(session, backwards=False) == 6
+    assert session.stop_reason.startswith("3 trials in a row")
+
+
+def test_nor_does_it_the_other_way_round(open_session: Open) -> None:
+    session, _ = open_session(trials=40, budget=Budget(plateau=3), round_size=2)
+    assert play_rounds(session, backwards=True) == 6
+
+
+@pytest.mark.parametrize("stop_after", range(1, 6))
+def test_nor_on_where_it_was_interrupted(stop_after: int, open_session: Open) -> None:
+    session, _ = open_session(trials=40, budget=Budget(plateau=3), round_size=2)
+    play_rounds(session, backwards=True, stop_after=stop_after)
+    resumed, _ = open_session(trials=40, budget=Budget(plateau=3), round_size=2)
+    assert stop_after + play_rounds(resumed, backwards=False) == 6
