@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -59,9 +60,11 @@ def load_comparison(runs_dir: Path, names: Sequence[str]) -> Comparison:
 
 
 def comparison_dir(runs_dir: Path, names: Sequence[str]) -> Path:
-    """The folder of a comparison: the same studies in any order have one."""
-    name = "compare-" + "-".join(sorted(names))
-    return runs_dir / (name if len(name) <= 120 else f"{name[:104]}-and-{len(names)}-in-all"[:140])
+    """The folder of a comparison: the same studies in any order have one, and no others: no name has a '+' in it."""
+    name = "compare-" + "+".join(sorted(names))
+    if len(name) > 120:  # file systems take 255 bytes
+        name = f"{name[:90]}-and-{len(names)}-in-all-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return runs_dir / name
 
 
 def read_reference(folder: Path, cost: Metric) -> Array | None:
@@ -150,5 +153,6 @@ def _seed_groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _identity(study: dict[str, Any]) -> str:
-    parts = ("space", "data", "objectives", "recipe", "sampler", "stopping", "trials", "rungs")
+    asked = ("space", "data", "objectives", "recipe", "sampler", "stopping", "trials", "rungs")
+    parts = (*asked, "measure", "budget", "round_size")  # with limits on what is measured
     return json.dumps({part: study.get(part) for part in parts}, sort_keys=True)

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +22,10 @@ FORMAT = 1
 _MAX_SHARED = 1024
 DEFAULT_RUNS_DIR = Path("results/runs")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# A new study's name leaves room for what is appended to it: "-retrain".
+MAX_NEW_NAME = 100
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LOCK_PATIENCE_SECONDS = 0.2
 
 
 class StoreError(Exception):
@@ -46,9 +50,17 @@ def check_study_name(name: str) -> str:
     return name
 
 
-def plain_name(name: str) -> str:
-    """The nearest name that a study may have."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "study"
+def check_new_name(name: str) -> str:
+    """As ``check_study_name``, for a study that is to be made."""
+    if len(check_study_name(name)) > MAX_NEW_NAME:
+        raise StoreError(f"study name {name!r} has {len(name)} characters; use at most {MAX_NEW_NAME}")
+    return name
+
+
+def plain_name(name: str, suffix: str = "") -> str:
+    """The nearest name that a new study may have, its end ``suffix``."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")
+    return (plain[: MAX_NEW_NAME - len(suffix)] or "study") + suffix
 
 
 class StudyStore:
@@ -69,7 +81,7 @@ class StudyStore:
             if (path / "study.json").exists():
                 store.close()
                 raise StoreError(f"study {path.name!r} exists already in {path.parent}")
-            store.write_json("study.json", {"format": FORMAT, **study})
+            store._write_json("study.json", {"format": FORMAT, **study})
         except OSError as error:
             raise _write_error(path, error) from error
         return store
@@ -106,7 +118,13 @@ class StudyStore:
         return self.path / "trials" / f"{trial:05d}"
 
     def write_json(self, name: str, data: Any) -> None:
-        """Write a file of the study whole or not at all. OSError passes through."""
+        """Write a file of the study whole or not at all. Raises WriteError, with the file as before."""
+        try:
+            self._write_json(name, data)
+        except OSError as error:
+            raise WriteError(str(_write_error(self.path, error))) from error
+
+    def _write_json(self, name: str, data: Any) -> None:
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         write_durably(target, json.dumps(data, indent=1, allow_nan=False) + "\n")
@@ -236,21 +254,32 @@ def _drop_torn_tail(path: Path) -> None:
 
 def _take_lock(path: Path) -> IO[str]:
     lock = open(path / "lock", "a+", encoding="utf-8")  # noqa: SIM115  held until close
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _locked(lock):
         lock.seek(0)
         owner = lock.read().strip()
         lock.close()
         raise StudyBusyError(
             f"study {path.name!r} is being written by another process{f' (pid {owner})' if owner else ''}; "
             "wait for it, stop it, or give this search a name of its own with STUDY="
-        ) from None
+        )
     lock.seek(0)
     lock.truncate()
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Not at the first refusal: whoever asks how a study stands looks at its lock for a moment."""
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
 
 
 def _check_format(path: Path) -> None:

@@ -63,8 +63,7 @@ def find_batch_size(settings: dict[str, Any]) -> int:
 
 def default_name(space: str, data: str, seed: int) -> str:
     """'small-digits', and '-seed1' for other seeds: one command, one study."""
-    name = plain_name(f"{space}-{Path(data).absolute().name}")
-    return f"{name}-seed{seed}" if seed else name
+    return plain_name(f"{space}-{Path(data).absolute().name}", suffix=f"-seed{seed}" if seed else "")
 
 
 def choose_objectives(names: tuple[str, ...]) -> tuple[Objective, ...]:

@@ -32,17 +32,24 @@ def describe_environment() -> dict[str, Any]:
 
 def command_line(trials: int | None = None) -> str:
     """The command that goes on, with another budget if given: make's, if make started this; empty in a notebook."""
+    words = _command_words(trials)
+    cluster = os.environ.get("RAY_ADDRESS")
+    where = f"RAY_ADDRESS={shlex.quote(cluster)} " if cluster and words and "--ray-address" not in words else ""
+    return where + shlex.join(words)
+
+
+def _command_words(trials: int | None) -> list[str]:
     from_make = os.environ.get("CROSSVIT_MAKE_COMMAND")
     if from_make:
         words = [word for word in shlex.split(from_make) if trials is None or not word.startswith("TRIALS=")]
-        return shlex.join([*words, *([f"TRIALS={trials}"] if trials else [])])
+        return [*words, *([f"TRIALS={trials}"] if trials else [])]
     if Path(sys.argv[0]).stem != "crossvit":
-        return ""
+        return []
     arguments = sys.argv[1:]
     if trials and "--trials" in arguments:
         place = arguments.index("--trials")
         arguments = arguments[:place] + arguments[place + 2 :]
-    return shlex.join(["crossvit", *arguments, *(["--trials", str(trials)] if trials else [])])
+    return ["crossvit", *arguments, *(["--trials", str(trials)] if trials else [])]
 
 
 def count_cores() -> int:

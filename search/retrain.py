@@ -207,15 +207,23 @@ def _describe(
 
 def _open_store(retraining: Retraining) -> StudyStore:
     path, described = retraining.path, retraining.described
-    if not StudyStore.exists(path):
-        store = StudyStore.create(path, described)
-    else:
-        store = StudyStore.open(path)
-        if store.study.get("retrain_of") != described["retrain_of"]:
-            store.close()
-            raise StoreError(f"study {path.name!r} is no retraining of {described['retrain_of']!r}; rename one of them")
-        finalists = list(dict.fromkeys([*store.study["finalists"], *described["finalists"]]))
-        changed = {"trials": described["trials"], "seeds": described["seeds"], "finalists": finalists}
-        store.write_json("study.json", {**store.study, **changed})
-    store.write_json("environment.json", describe_environment())
+    new = not StudyStore.exists(path)
+    store = StudyStore.create(path, described) if new else StudyStore.open(path)
+    try:
+        if not new:
+            _go_on(store, described)
+        store.write_json("environment.json", describe_environment())
+    except BaseException:
+        store.close()
+        raise
     return store
+
+
+def _go_on(store: StudyStore, described: dict[str, Any]) -> None:
+    if store.study.get("retrain_of") != described["retrain_of"]:
+        raise StoreError(
+            f"study {store.path.name!r} is no retraining of {described['retrain_of']!r}; rename one of them"
+        )
+    finalists = list(dict.fromkeys([*store.study["finalists"], *described["finalists"]]))
+    changed = {"trials": described["trials"], "seeds": described["seeds"], "finalists": finalists}
+    store.write_json("study.json", {**store.study, **changed})

@@ -16,7 +16,7 @@ from crossvit_core.cost import count_cost
 from crossvit_core.data import ImageData, load_dataset
 from crossvit_core.presets import PRESETS
 from crossvit_core.recipe import TrainRecipe
-from results.store import StoreError, check_study_name
+from results.store import StoreError, check_new_name
 from search.budget import Budget, open_spending
 from search.checkpoint_sweeper import CheckpointSweeper
 from search.choices import (
@@ -110,7 +110,7 @@ def resolve_study(config: StudyConfig, file: SpaceFile | None = None) -> Study:
     trials = config.trials if config.trials is not None else settings.pop("trials", _DEFAULT_TRIALS)
     if not isinstance(trials, int) or trials < 1:
         raise StudyConfigError(f"trials must be a whole number of at least 1, got {trials!r}")
-    name = check_study_name(config.name or default_name(file.space.name, data_name, config.seed))
+    name = check_new_name(config.name or default_name(file.space.name, data_name, config.seed))
     path = config.runs_dir / name
     data = _load_data(data_name, file.space, config.runs_dir)
     if data.cache_path is None:

@@ -23,23 +23,28 @@ _CHANGEABLE = ("trials", "budget")
 
 
 def open_store(study: Study) -> StudyStore:
-    """The study's folder, made or gone on with. Raises StoreError if it holds a different study."""
+    """The study's folder, made or gone on with. Raises StoreError if it holds a different study or cannot
+    be written to.
+    """
     asked = study.describe()
-    if not StudyStore.exists(study.path):
-        store = StudyStore.create(study.path, asked)
-    else:
-        store = StudyStore.open(study.path)
-        try:
-            _check_same_study(study.name, store.study, asked)
-            check_fits(study.path, REPLAYED, "going on with a search")
-            changed = {part: asked[part] for part in _CHANGEABLE if store.study.get(part) != asked[part]}
-            if changed:
-                store.write_json("study.json", {**store.study, **changed})
-        except BaseException:
-            store.close()
-            raise
-    store.write_json("environment.json", describe_environment())
+    new = not StudyStore.exists(study.path)
+    store = StudyStore.create(study.path, asked) if new else StudyStore.open(study.path)
+    try:
+        if not new:
+            _go_on(store, study.name, asked)
+        store.write_json("environment.json", describe_environment())
+    except BaseException:
+        store.close()
+        raise
     return store
+
+
+def _go_on(store: StudyStore, name: str, asked: dict[str, Any]) -> None:
+    _check_same_study(name, store.study, asked)
+    check_fits(store.path, REPLAYED, "going on with a search")
+    changed = {part: asked[part] for part in _CHANGEABLE if store.study.get(part) != asked[part]}
+    if changed:
+        store.write_json("study.json", {**store.study, **changed})
 
 
 def _check_same_study(name: str, stored: dict[str, Any], asked: dict[str, Any]) -> None:

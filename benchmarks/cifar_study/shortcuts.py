@@ -29,7 +29,10 @@ SHARES = (0.05, 0.10, 0.25)
 
 
 def kendall(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
-    """Tau-b of paired values and its 95 % interval; NaN for fewer than four pairs."""
+    """Tau-b of paired values and its 95 % interval; NaN for fewer than four pairs, and where one side is constant.
+
+    No interval where a side is constant once a single pair is left out: all that is known hangs on that pair.
+    """
     left, right = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if len(left) < 4:
         return math.nan, math.nan, math.nan
@@ -43,6 +46,8 @@ def kendall(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float
 
 
 def _fisher(tau: float) -> float:
+    if math.isnan(tau):
+        return tau
     return math.atanh(max(-0.999999, min(0.999999, tau)))
 
 

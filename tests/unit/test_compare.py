@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from results.compare import attainment, load_comparison
+from results.compare import attainment, comparison_dir, load_comparison
 from results.compare_page import build_comparison, write_comparison
 from results.plots_compare import comparison_figures
 from results.store import StoreError
@@ -79,6 +79,21 @@ def test_attainment_of_three_seeds_has_a_median(two_seeds: Any, new_study: Any, 
     assert cheapest == {33: pytest.approx(70), 50: pytest.approx(60), 100: pytest.approx(50)}
 
 
+def test_no_two_comparisons_share_a_folder(tmp_path: Path) -> None:
+    long = [f"{'a' * 40}-seed{seed}" for seed in range(10)]
+    asked = [["a", "b-c"], ["a-b", "c"], long[:4], [*long[:3], long[9]]]
+    assert len({comparison_dir(tmp_path, names) for names in asked}) == 4
+    assert all(len(comparison_dir(tmp_path, names).name) <= 150 for names in asked)
+    assert comparison_dir(tmp_path, long) == comparison_dir(tmp_path, long[::-1])
+
+
+@pytest.mark.parametrize("part", ["measure", "budget", "round_size"])
+def test_studies_that_spent_or_admitted_something_else_are_no_group(part: str, new_study: Any, tmp_path: Path) -> None:
+    new_study("a").add(0.5, 1000)
+    new_study("b", seed=1, **{part: 7}).add(0.5, 1000)
+    assert load_comparison(tmp_path, ["a", "b"]).groups == {}
+
+
 def test_studies_that_differ_in_more_than_the_seed_are_no_group(new_study: Any, tmp_path: Path) -> None:
     new_study("a").add(0.5, 1000)
     new_study("b", recipe={"epochs": 9}).add(0.5, 1000)
@@ -93,7 +108,7 @@ def test_the_page_is_the_same_twice(two_seeds: Any, tmp_path: Path) -> None:
     write_comparison(load_comparison(tmp_path, ["a", "b"]))
     assert {path.name: path.read_bytes() for path in page.parent.iterdir()} == first
     assert sorted(first) == ["index.html", "reference.json"]
-    assert page.parent.name == "compare-a-b"
+    assert page.parent.name == "compare-a+b"
 
 
 def test_what_is_drawn(two_seeds: Any, tmp_path: Path) -> None:

@@ -118,3 +118,11 @@ def test_the_interval_of_kendalls_tau_covers_what_it_says() -> None:
         assert low < tau < high
         covered += low < truth < high
     assert 0.90 <= covered / runs <= 0.99
+
+
+def test_what_hangs_on_one_pair_has_no_interval() -> None:
+    rising = list(range(10))
+    assert np.isnan(kendall(rising, [1.0] * 10)).all()
+    tau, low, high = kendall(rising, [1.0] * 9 + [2.0])
+    assert tau > 0
+    assert np.isnan([low, high]).all()

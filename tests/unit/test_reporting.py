@@ -30,7 +30,7 @@ def test_several_studies_are_compared(new_study: Any, tmp_path: Path, capsys: py
     for name in ("a", "b", "c"):
         new_study(name).add(0.9, 1000)
     out = call(capsys, "a", "b", "c", "--runs-dir", str(tmp_path))
-    page = tmp_path / "compare-a-b-c" / "index.html"
+    page = tmp_path / "compare-a+b+c" / "index.html"
     assert out == f"comparison: {page}\n"
     assert page.is_file()
 

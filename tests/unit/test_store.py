@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from results.records import Asked, Finished, RecordError, Rung, decode_event, encode_event
-from results.store import StoreError, StudyBusyError, StudyStore, WriteError, check_study_name, find_studies
+from results.store import (
+    StoreError,
+    StudyBusyError,
+    StudyStore,
+    WriteError,
+    check_new_name,
+    check_study_name,
+    find_studies,
+    plain_name,
+)
 
 EVENTS = [
     Asked(trial=0, arch_key="ab", arch={"image_size": 16}, seed=1, source="tpe", hints={"g": 2}, time=1.5),
@@ -148,6 +159,44 @@ except WriteError as error:
         assert len(list(store.events())) == written
         store.append(EVENTS[1])
         assert len(list(store.events())) == written + 1
+
+
+def test_a_full_disk_leaves_the_other_files_as_they_were(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from results.store import WriteError, StudyStore
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = StudyStore.create(Path(sys.argv[1]), {})
+store.write_json("environment.json", {"cores": 2})
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    store.write_json("environment.json", {"cores": 2, "long": "x" * 10_000})
+except WriteError as error:
+    print(error)
+"""
+    path = tmp_path / "s"
+    run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert f"cannot write to {path}" in run.stdout
+    assert StudyStore.open_readonly(path).environment == {"cores": 2}
+
+
+def test_a_glance_at_the_lock_does_not_refuse_a_search(tmp_path: Path) -> None:
+    make_store(tmp_path / "s").close()
+    glance = open(tmp_path / "s" / "lock", encoding="utf-8")  # noqa: SIM115  closed by the timer
+    fcntl.flock(glance, fcntl.LOCK_SH)
+    threading.Timer(0.05, glance.close).start()
+    StudyStore.open(tmp_path / "s").close()
+
+
+def test_a_new_name_leaves_room_for_what_is_appended_to_it() -> None:
+    longest = plain_name("photos of " + "x" * 200, suffix="-seed1")
+    assert longest.endswith("-seed1")
+    assert check_new_name(longest) == longest
+    assert check_study_name(f"{longest}-retrain")
+    with pytest.raises(StoreError, match="has 101 characters; use at most 100"):
+        check_new_name("x" * 101)
 
 
 def test_a_folder_that_cannot_be_made_is_said_to_be_one(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""The command that goes on with a study, as its owner would have to type it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from search.environment import command_line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "make", "cluster", "expected"),
+    [
+        (["search", "--data", "my photos"], None, None, "crossvit search --data 'my photos' --trials 9"),
+        (["search", "--trials", "4"], None, "auto", "RAY_ADDRESS=auto crossvit search --trials 9"),
+        (["search", "--ray-address", "h:1"], None, "h:1", "crossvit search --ray-address h:1 --trials 9"),
+        ([], "make search SPACE=paper TRIALS=4", None, "make search SPACE=paper TRIALS=9"),
+        ([], "make search SPACE=paper", "ray://a b", "RAY_ADDRESS='ray://a b' make search SPACE=paper TRIALS=9"),
+    ],
+)
+def test_the_same_cluster_and_another_budget(
+    arguments: list[str], make: str | None, cluster: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/crossvit", *arguments])
+    for name, value in (("CROSSVIT_MAKE_COMMAND", make), ("RAY_ADDRESS", cluster)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert command_line(trials=9) == expected
+
+
+def test_a_notebook_has_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/ipykernel_launcher.py"])
+    monkeypatch.delenv("CROSSVIT_MAKE_COMMAND", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert command_line() == ""
