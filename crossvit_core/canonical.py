@@ -8,6 +8,7 @@ from typing import Any
 
 from crossvit_core.config import STACKABLE_FUSIONS, ArchConfig, BranchConfig, EncoderConfig
 from crossvit_core.exshortcut_config import folded_head, taps_of
+from crossvit_core.reading import read_patches
 from crossvit_core.residual_config import folded
 from crossvit_core.vitae_cost import window_on
 
@@ -18,7 +19,9 @@ def canonical(arch: ArchConfig) -> dict[str, Any]:
     """``to_dict`` with everything folded that cannot change the function computed."""
     arch = _with_folded_options(arch)
     arch = _merge_unfused(arch.replace(encoders=tuple(_fold_encoder(encoder, arch) for encoder in arch.encoders)))
-    branches = [_fold_branch(branch, index, arch.encoders) for index, branch in enumerate(arch.branches)]
+    arch = arch.replace(encoders=tuple(_without_void_windows(arch, number) for number in range(len(arch.encoders))))
+    read = read_patches(arch)
+    branches = [_fold_branch(branch, index, arch.encoders, read) for index, branch in enumerate(arch.branches)]
     return _with_folded_options(arch.replace(branches=tuple(branches))).to_dict()
 
 
@@ -48,13 +51,26 @@ def _fold_window(encoder: EncoderConfig, index: int, branch: BranchConfig) -> in
     return side if encoder.depths[index] and window_on(branch.grid, side) else 0
 
 
+def _without_void_windows(arch: ArchConfig, number: int) -> EncoderConfig:
+    encoder = arch.encoders[number]
+    if not encoder.windows:
+        return encoder
+    sides = [0 if _is_void(arch, number, b) else encoder.window_side(b) for b in range(len(arch.branches))]
+    return dataclasses.replace(encoder, windows=tuple(sides))
+
+
+def _is_void(arch: ArchConfig, number: int, branch: int) -> bool:
+    """Do windows change nothing there? So it is with one block whose patches nobody reads: class tokens see all."""
+    return arch.encoders[number].depths[branch] == 1 and branch not in read_patches(arch)[number]
+
+
 def _merge_unfused(arch: ArchConfig) -> ArchConfig:
     """Blocks that nothing separates are one run of blocks: an encoder without fusion joins the next one."""
     tapped = {encoder for encoder, _ in taps_of(arch)}
     merged: list[EncoderConfig] = []
     ends: list[int] = []  # the last of the encoders that each is made of
     for index, encoder in enumerate(arch.encoders):
-        if merged and ends[-1] not in tapped and _are_one_run(merged[-1], encoder, arch):
+        if merged and ends[-1] not in tapped and _are_one_run(merged[-1], index, arch):
             ends.pop()
             encoder = _joined(merged.pop(), encoder)
         merged.append(encoder)
@@ -67,12 +83,12 @@ def _merge_unfused(arch: ArchConfig) -> ArchConfig:
     return arch.replace(encoders=tuple(merged), head=head)
 
 
-def _are_one_run(before: EncoderConfig, encoder: EncoderConfig, arch: ArchConfig) -> bool:
-    """Does nothing happen between two encoders: no fusion, no new start of residual attention, no other windows?"""
-    residual = arch.residual_attention
+def _are_one_run(before: EncoderConfig, number: int, arch: ArchConfig) -> bool:
+    """Does nothing happen before encoder ``number``: no fusion, no new residual attention, no other windows?"""
+    encoder, residual = arch.encoders[number], arch.residual_attention
     anew = residual.where if residual.scope == "encoder" else ()
     both = [b for b in range(len(arch.branches)) if before.depths[b] and encoder.depths[b]]
-    same_windows = all(before.window_side(b) == encoder.window_side(b) for b in both)
+    same_windows = all(before.window_side(b) == encoder.window_side(b) or _is_void(arch, number, b) for b in both)
     return before.fusion == "none" and same_windows and not any(b in anew for b in both)
 
 
@@ -83,8 +99,13 @@ def _joined(before: EncoderConfig, encoder: EncoderConfig) -> EncoderConfig:
     return dataclasses.replace(encoder, depths=depths, windows=sides)
 
 
-def _fold_branch(branch: BranchConfig, index: int, encoders: Sequence[EncoderConfig]) -> BranchConfig:
-    """A branch without blocks has no FFN; one that no attention runs in has no heads."""
+def _fold_branch(
+    branch: BranchConfig, index: int, encoders: Sequence[EncoderConfig], read: Sequence[frozenset[int]]
+) -> BranchConfig:
+    """A branch without blocks has no FFN; one that no attention runs in has no heads.
+
+    Without a block whose patches are read it has no convolutions beside attention.
+    """
     without_blocks = all(encoder.depths[index] == 0 for encoder in encoders)
     without_attention = without_blocks and not any(encoder.fusion in STACKABLE_FUSIONS for encoder in encoders)
     changes: dict[str, Any] = {}
@@ -94,6 +115,8 @@ def _fold_branch(branch: BranchConfig, index: int, encoders: Sequence[EncoderCon
         changes["num_heads"] = 1
     if branch.stem != "reduction":
         changes["stem_dilations"] = BranchConfig.stem_dilations
-    if without_blocks or not branch.conv_path:
+    depths = [(encoder.depths[index], index in after) for encoder, after in zip(encoders, read)]
+    has_convs = branch.conv_path and any(depth > 1 or (depth == 1 and is_read) for depth, is_read in depths)
+    if not has_convs:
         changes |= {name: getattr(BranchConfig, name) for name in _CONV_PATH}
     return dataclasses.replace(branch, **changes)

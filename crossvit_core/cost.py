@@ -42,6 +42,7 @@ from crossvit_core.layer_cost import (
     self_attention_cost,
     total,
 )
+from crossvit_core.reading import read_patches
 from crossvit_core.residual_config import alpha_sizes
 from crossvit_core.vitae_cost import reduction_stem_cost, vitae_block_cost, window_on
 
@@ -62,9 +63,11 @@ def count_cost(arch: ArchConfig) -> Cost:
         parts |= _embedding_parts(index, branch, arch.in_channels)
     streams = tuple(Stream(branch.num_tokens, branch.embed_dim, branch.num_heads) for branch in arch.branches)
     mlp_dims = [branch.mlp_dim for branch in arch.branches]
-    last = len(arch.encoders) - 1
+    last, read = len(arch.encoders) - 1, read_patches(arch)
     for index, encoder in enumerate(arch.encoders):
-        parts |= _encoder_parts(f"blocks.{index}", encoder, arch.branches, streams, mlp_dims, index == last)
+        parts |= _encoder_parts(
+            f"blocks.{index}", encoder, arch.branches, streams, mlp_dims, index == last, read[index]
+        )
     for index, branch in enumerate(arch.branches):
         parts[f"norm.{index}"] = norm_cost(branch.embed_dim)
     parts |= HEAD_COSTS[arch.head.kind](arch)
@@ -90,8 +93,12 @@ def _encoder_parts(
     streams: tuple[Stream, ...],
     mlp_dims: list[int],
     class_only: bool,
+    read: frozenset[int],
 ) -> dict[str, Cost]:
-    """``class_only``: only class rows are read afterwards, so only those are executed where a form allows it."""
+    """``class_only``: only class rows are read afterwards, so only those are executed where a form allows it.
+
+    ``read`` are the branches whose patches are read after their blocks; the last block of the others is a plain one.
+    """
     parts: dict[str, Cost] = {}
     skips_patches = class_only and encoder.fusion not in READS_PATCHES
     for b, (stream, mlp_dim, depth) in enumerate(zip(streams, mlp_dims, encoder.depths)):
@@ -99,9 +106,9 @@ def _encoder_parts(
         block = block_cost(*stream, mlp_dim) if plain else _vitae_block(branches[b], encoder.window_side(b))
         for d in range(depth):
             parts[f"{prefix}.blocks.{b}.{d}"] = block
-        if skips_patches and depth:
-            row = class_row_block_cost(*stream, mlp_dim)
-            parts[f"{prefix}.blocks.{b}.{depth - 1}"] = row if plain else block.executing(row.executed_macs)
+        if depth and b not in read:
+            last = class_row_block_cost if skips_patches else block_cost
+            parts[f"{prefix}.blocks.{b}.{depth - 1}"] = last(*stream, mlp_dim)
     for name, cost in FUSION_COSTS[encoder.fusion](streams, encoder, class_only).items():
         parts[f"{prefix}.{name}"] = cost
     return parts

@@ -22,6 +22,7 @@ from crossvit_core.residual_attention import Chain, Chains
 from crossvit_core.window_attention import WindowAttention
 
 Branches = Sequence[BranchConfig]
+Read = frozenset[int] | None
 
 
 def token_map(inputs: int, outputs: int) -> nn.Sequential:
@@ -32,18 +33,26 @@ def token_map(inputs: int, outputs: int) -> nn.Sequential:
 class MultiScaleEncoder(nn.Module):
     """What all encoders share: the blocks of every branch (paper Fig. 2).
 
-    ``drop_path`` are stochastic-depth rates: block b of every branch takes entry b, the fusion the last. With
+    ``drop_path`` are stochastic-depth rates: block b of every branch takes entry b, the fusion the last. ``read`` are
+    the branches whose patches are read after the blocks (``reading.read_patches``); None: all of them. With
     ``reference`` set the encoder computes as the paper writes it, row for row, instead of only what will be read.
     """
 
     exchange_reads_patches = False  # does ``exchange`` need patches to make class tokens?
     stacks = False  # does ``fusion_depth`` matter?
 
-    def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
+    def __init__(
+        self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float], read: Read = None
+    ) -> None:
         super().__init__()
         self.reference = False
         self.blocks = nn.ModuleList(
-            nn.Sequential(*(_block(branch, encoder.window_side(index), drop_path[b]) for b in range(depth)))
+            nn.Sequential(
+                *(
+                    _block(branch, encoder.window_side(index), drop_path[b], b < depth - 1 or _is_read(index, read))
+                    for b in range(depth)
+                )
+            )
             for index, (branch, depth) in enumerate(zip(branches, encoder.depths))
         )
 
@@ -74,9 +83,15 @@ class MultiScaleEncoder(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} defines no exchange()")
 
 
-def _block(branch: BranchConfig, window_side: int, drop_path: float) -> Block:
-    """A block of ``branch``, with the options that it has."""
+def _is_read(index: int, read: Read) -> bool:
+    return read is None or index in read
+
+
+def _block(branch: BranchConfig, window_side: int, drop_path: float, patches_are_read: bool) -> Block:
+    """A block of ``branch``; with the options that it has, unless only its class token is read: they serve patches."""
     block = Block(branch.embed_dim, branch.num_heads, branch.mlp_dim, drop_path)
+    if not patches_are_read:
+        return block
     if window_side:
         block.attn = WindowAttention(branch.embed_dim, branch.num_heads, branch.grid, window_side)
     if branch.conv_path:
@@ -112,8 +127,10 @@ class AllAttentionEncoder(MultiScaleEncoder):
     exchange_reads_patches = True
     stacks = True
 
-    def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
-        super().__init__(branches, encoder, drop_path)
+    def __init__(
+        self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float], read: Read = None
+    ) -> None:
+        super().__init__(branches, encoder, drop_path, read)
         common = _widest(branches)
         self.projs = nn.ModuleList(token_map(b.embed_dim, common.embed_dim) for b in branches)
         self.fusion = nn.ModuleList(
@@ -143,8 +160,10 @@ class ClassTokenEncoder(MultiScaleEncoder):
 
     cost = staticmethod(cost.class_token_cost)
 
-    def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
-        super().__init__(branches, encoder, drop_path)
+    def __init__(
+        self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float], read: Read = None
+    ) -> None:
+        super().__init__(branches, encoder, drop_path, read)
         self.projs, self.revert_projs = _maps_of_narrow_branches(branches)
 
     def exchange(
@@ -160,8 +179,10 @@ class PairwiseEncoder(MultiScaleEncoder):
 
     cost = staticmethod(cost.pairwise_cost)
 
-    def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
-        super().__init__(branches, encoder, drop_path)
+    def __init__(
+        self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float], read: Read = None
+    ) -> None:
+        super().__init__(branches, encoder, drop_path, read)
         self.projs, self.revert_projs = _maps_of_narrow_branches(branches)
         self.grids = [branch.grid for branch in branches]
 
@@ -202,8 +223,10 @@ class CrossAttentionEncoder(MultiScaleEncoder):
     exchange_reads_patches = True
     stacks = True
 
-    def __init__(self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float]) -> None:
-        super().__init__(branches, encoder, drop_path)
+    def __init__(
+        self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float], read: Read = None
+    ) -> None:
+        super().__init__(branches, encoder, drop_path, read)
         self.keeps_patches = encoder.fusion_reading == "patches"
         hosts = [*branches[1:], branches[0]]
         widths = [(guest.embed_dim, host.embed_dim) for guest, host in zip(branches, hosts)]

@@ -24,6 +24,7 @@ from crossvit_core.intermediates import FORMATS, chosen_features, feature_info, 
 from crossvit_core.lean import shares_of
 from crossvit_core.parallel_conv import has_batch_statistics
 from crossvit_core.positions import resize_positions, with_image_size
+from crossvit_core.reading import read_patches
 from crossvit_core.rescale import rescale
 from crossvit_core.residual_attention import Chains, build_alphas
 from crossvit_core.stems import STEMS
@@ -54,8 +55,10 @@ class CrossViT(nn.Module):
             self.register_parameter(f"cls_token_{index}", nn.Parameter(torch.empty(1, 1, branch.embed_dim)))
         self.patch_embed = nn.ModuleList(STEMS[branch.stem](branch, arch.in_channels) for branch in arch.branches)
         self.blocks = nn.ModuleList(
-            FUSIONS[encoder.fusion](arch.branches, encoder, rates)
-            for encoder, rates in zip(arch.encoders, drop_path_rates(arch.encoders, drop_path_rate))
+            FUSIONS[encoder.fusion](arch.branches, encoder, rates, read)
+            for encoder, rates, read in zip(
+                arch.encoders, drop_path_rates(arch.encoders, drop_path_rate), read_patches(arch)
+            )
         )
         self.norm = nn.ModuleList(norm_layer(branch.embed_dim) for branch in arch.branches)
         self.taps = build_taps(arch)

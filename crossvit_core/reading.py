@@ -1,7 +1,11 @@
-"""Which branches a network reads: does anything of a branch's patches reach the head?
+"""What a network reads of its patches: which branches reach the head, and after which blocks patches still matter.
 
 A branch without blocks of its own, whose patches no fusion brings to a class token, is built, counted and computed, and
 says nothing of the image. Such a network is legal (the paper's N = 0) and a waste; ``space`` leaves it out.
+
+The last block of a branch makes a class token of all its patches; what it makes of the patches is read only if a fusion
+does so afterwards. Where nothing does, convolutions beside attention and windows, which serve patches alone, are
+left out of that block.
 """
 
 from __future__ import annotations
@@ -31,6 +35,21 @@ def unread_branches(arch: ArchConfig) -> list[int]:
             read |= known[arch.head.pool]
     read = read.union(*rows)
     return [index for index in every if index not in read]
+
+
+def read_patches(arch: ArchConfig) -> tuple[Branches, ...]:
+    """For each encoder the branches whose patches are read after its blocks: by its fusion, a tap or a later block."""
+    every = frozenset(range(len(arch.branches)))
+    read: Branches = frozenset()  # after the last encoder the head reads class tokens
+    found: list[Branches] = []
+    for number, encoder in reversed(list(enumerate(arch.encoders))):
+        if arch.head.pool != "cls":
+            read |= {branch for tapped, branch in taps_of(arch) if tapped == number}
+        if encoder.fusion in ("cross_attention", "all_attention") or (encoder.fusion == "pairwise" and read):
+            read = every
+        found.append(read)
+        read |= {index for index in every if encoder.depths[index]}
+    return tuple(reversed(found))
 
 
 def _exchanged(fusion: str, rows: list[Branches], patches: list[Branches]) -> tuple[list[Branches], list[Branches]]:

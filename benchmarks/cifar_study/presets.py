@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from crossvit_core.cost import count_cost
 from results.repeats import retrain_dir
 from results.store import StudyStore
 from search.trained import find_trained
@@ -36,11 +37,12 @@ def describe_preset(name: str, study_dir: Path, trial: int) -> dict[str, Any]:
     runs = [run for run in finalist["runs"] if run["status"] == "ok"]
     val, test = [run["accuracy"] for run in runs], [tested[str(run["run"])] for run in runs]
     exported = find_trained(study_dir, trial)
+    cost = count_cost(exported.arch)
     return {
         "name": name,
         "architecture": finalist["architecture"],
-        "macs": int(finalist["macs"]),
-        "params": int(finalist["params"]),
+        "macs": cost.macs,
+        "params": cost.params,
         "epochs": StudyStore.open_readonly(retrain_dir(study_dir)).study["recipe"]["epochs"],
         "seeds": len(runs),
         "val_accuracy": round(mean(val), 4),

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossvit_core.blocks import Attention, Block, merge_heads, split_heads
-from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig
+from crossvit_core.config import FUSION_NAMES, ArchConfig, BranchConfig, EncoderConfig, HeadConfig
 from crossvit_core.conv_stem import conv_stem_layers
+from crossvit_core.cost import count_cost
 from crossvit_core.fusion import reference_form
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.parallel_conv import ParallelConv
@@ -317,6 +318,55 @@ def test_keys_fold_what_cannot_matter() -> None:
         arch_of(windows=(2, 2)).key(),
     ]
     assert len({plain.key(), *different}) == 1 + len(different)
+
+
+@pytest.mark.parametrize("fusion", FUSION_NAMES)
+@pytest.mark.parametrize("depths", [((1, 1), (1, 1)), ((2, 1), (0, 3)), ((1, 2), (1, 0)), ((0, 2), (2, 0))])
+@pytest.mark.parametrize("head", [HeadConfig(), HeadConfig(kind="exshortcut", taps=((0, 0),), init="normal")])
+def test_no_convolution_is_built_that_nothing_reads(
+    fusion: str, depths: tuple[tuple[int, int], ...], head: HeadConfig
+) -> None:
+    """Behind the last block of a branch nobody may read its patches; what is built learns."""
+    arch = arch_of(fusion, conv_path=True)
+    encoders = tuple(EncoderConfig(depths=each, fusion=fusion) for each in depths)
+    arch = arch.replace(encoders=encoders, head=head)
+    model = lively(build_model(arch)).train()
+    model(torch.randn(3, 1, 12, 12, dtype=torch.float64)).square().sum().backward()
+    convolutions = {name: p for name, p in model.named_parameters() if ".conv_path." in name}
+    unmoved = [name for name, p in convolutions.items() if p.grad is None or not p.grad.any()]
+    # What comes before a BatchNorm of the batch's own statistics needs no bias; its gradient is rounding.
+    assert not [name for name in unmoved if not name.endswith("bias")]
+    assert sum(p.numel() for p in model.parameters()) == count_cost(arch).params
+
+
+@pytest.mark.parametrize("fusion", ["none", "class_token", "pairwise"])
+def test_keys_fold_what_only_unread_patches_would_have(fusion: str) -> None:
+    """Convolutions and windows serve patches; those behind a branch's only block are read by fusions, if at all."""
+    single = (EncoderConfig(depths=(1, 1), fusion=fusion),)
+    plain = arch_of(fusion).replace(encoders=single)
+    windowed = plain.replace(encoders=(dataclasses.replace(single[0], windows=(2, 2)),))
+    convolved = arch_of(fusion, conv_path=True).replace(encoders=single)
+    assert plain.key() == windowed.key() == convolved.key()
+    assert count_cost(plain) == count_cost(windowed) == count_cost(convolved)
+    images = torch.randn(2, 1, 12, 12, dtype=torch.float64)
+    logits = [lively(build_model(arch))(images) for arch in (plain, windowed, convolved)]
+    assert torch.equal(logits[0], logits[1]) and torch.equal(logits[0], logits[2])
+    read = [
+        arch.replace(encoders=(dataclasses.replace(arch.encoders[0], fusion="cross_attention"),))
+        for arch in (plain, windowed, convolved)
+    ]
+    assert len({arch.key() for arch in read}) == 3
+
+
+def test_a_window_behind_which_nobody_reads_does_not_keep_runs_apart() -> None:
+    def key(*encoders: tuple[int, int]) -> str:
+        parts = [EncoderConfig(depths=(d, 1), fusion="none", windows=(side, 0)) for d, side in encoders[:-1]]
+        (depth, side) = encoders[-1]
+        last = EncoderConfig(depths=(depth, 1), fusion="class_token", windows=(side, 0))
+        return arch_of().replace(encoders=(*parts, last)).key()
+
+    assert key((1, 2), (1, 0)) == key((1, 2), (1, 2)) == key((1, 2), (1, 4))
+    assert key((1, 2), (1, 0)) != key((1, 0), (1, 2)) == key((1, 0), (1, 0))
 
 
 def test_encoders_of_one_branch_join_over_equal_windows_alone() -> None:
