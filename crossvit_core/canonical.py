@@ -32,7 +32,8 @@ def _with_folded_options(arch: ArchConfig) -> ArchConfig:
 
 
 def _fold_encoder(encoder: EncoderConfig, arch: ArchConfig) -> EncoderConfig:
-    equal_widths = len({branch.embed_dim for branch in arch.branches}) < len(arch.branches)
+    widths = [branch.embed_dim for branch in arch.branches]
+    equal_widths = any(a == b for a, b in zip(widths, [*widths[1:], widths[0]]))  # of branches that meet
     changes: dict[str, Any] = {}
     if encoder.fusion not in STACKABLE_FUSIONS:
         changes["fusion_depth"] = 1

@@ -89,13 +89,30 @@ def _split_of(file: Path) -> str:
 
 def _read(splits: dict[str, list[Path]]) -> Contents:
     parts: dict[str, Part] = {}
-    names: tuple[str, ...] | None = None
+    named: list[_Shard] = []
     for split, files in splits.items():
         shards = [_read_shard(file) for file in files]
-        names = names or next((shard.class_names for shard in shards if shard.class_names), None)
         parts[split] = ParquetPart(shards)
+        named += [shard for shard in shards if shard.class_names]
+    names = _common_names(named)
     strings = any(isinstance(label, str) for part in parts.values() for label in part.labels[:1])
     return Contents(parts, None if strings else names)
+
+
+def _common_names(shards: list[_Shard]) -> tuple[str, ...] | None:
+    """What the labels 0, 1, ... are called, if a file says so; files that say different things mix up classes."""
+    for shard in shards:
+        first = shards[0]
+        if shard.class_names != first.class_names:
+            raise DataError(
+                f"{first.path} and {shard.path} name their labels differently: {_shortened(first.class_names)} and "
+                f"{_shortened(shard.class_names)}; write them with the same names in the same order"
+            )
+    return shards[0].class_names if shards else None
+
+
+def _shortened(names: tuple[str, ...] | None) -> str:
+    return ", ".join((names or ())[:5]) + (", ..." if names and len(names) > 5 else "")
 
 
 def _read_shard(file: Path) -> _Shard:

@@ -59,7 +59,9 @@ def choose(labels: Mapping[str, np.ndarray], limit: int | None, seed: int) -> di
     if limit is None or limit >= total:
         return {name: np.arange(part.size) for name, part in labels.items()}
     rng = _generator(labels, seed)
-    return {name: _stratified(part, limit * part.size // total, rng) for name, part in labels.items()}
+    # At least one image of every class that is there: a given split that came out empty would be drawn elsewhere.
+    sizes = {name: max(limit * part.size // total, len(np.unique(part))) for name, part in labels.items()}
+    return {name: _stratified(part, sizes[name], rng) for name, part in labels.items()}
 
 
 def _stratified(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -63,6 +63,12 @@ class WindowAttention(Attention):
         self.grid = grid
         self.side = side
 
+    @property
+    def pads(self) -> bool:
+        """Is the grid no whole number of windows?"""
+        window = window_on(self.grid, self.side)
+        return window is not None and any(_padding(self.grid, window))
+
     def forward(self, x: Tensor, queries: Tensor | None = None, lean: bool = False, link: Link | None = None) -> Any:
         """As ``Attention``; ``queries`` are class tokens. Windows form no chains: ``link`` is for grids within one."""
         window = window_on(self.grid, self.side)

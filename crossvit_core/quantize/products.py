@@ -8,7 +8,7 @@ them to a visitor, which decides what the operands are worth.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +97,8 @@ class _Interceptor(TorchFunctionMode):
         super().__init__()
         self.visitor, self.place = visitor, place
         self.names = {id(tensor): name for name, tensor in model.named_parameters()}
-        self.in_channels = getattr(model, "in_chans", 0)
+        first: Sequence[str] = getattr(model, "pretrained_cfg", {}).get("first_conv", ())
+        self.first_convs = frozenset(first)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         handler = _HANDLERS.get(func)
@@ -112,8 +113,7 @@ class _Interceptor(TorchFunctionMode):
                 "network cannot be quantised"
             )
         site = name.removesuffix(".weight")
-        reads_image = site.startswith(f"{STEMS}.") and x.shape[1] == self.in_channels
-        origin = "image" if reads_image else _origin(x)
+        origin = "image" if site in self.first_convs else _origin(x)
         return self.visitor(Product(site, f"{site}.input", name, True, origin, apply), x, weight)
 
     def attending(self, left: Tensor, right_tensor: Tensor, roles: tuple[str, str]) -> Tensor:

@@ -179,6 +179,18 @@ def test_different_networks_have_different_keys(other: ArchConfig) -> None:
     assert other.key() != NANO.key()
 
 
+def test_maps_between_equal_widths_that_never_meet_are_all_the_same() -> None:
+    """Cross-attention goes round: of four branches the first and third exchange nothing."""
+
+    def key(widths: tuple[int, ...], identity_maps: bool) -> str:
+        branches = tuple(replace(NANO.branches[0], embed_dim=width) for width in widths)
+        encoder = EncoderConfig(depths=(1,) * len(widths), identity_maps=identity_maps)
+        return NANO.replace(branches=branches, encoders=(encoder,)).key()
+
+    assert key((8, 16, 8, 24), True) == key((8, 16, 8, 24), False)
+    assert key((8, 16, 24, 8), True) != key((8, 16, 24, 8), False)
+
+
 def test_presets_can_be_built_and_differ() -> None:
     assert all(not arch.violations() for arch in PRESETS.values())
     assert len({arch.key() for arch in PRESETS.values()}) == len(PRESETS)

@@ -142,6 +142,17 @@ class TestSplits:
         data = load_dataset(str(tmp_path), limit=12)
         assert all(1 in data.labels[indices] for indices in data.splits.values())
 
+    def test_limit_empties_no_split_that_is_given(self, tmp_path: Path) -> None:
+        """A validation split of one fiftieth would be drawn from the training images if none of it were left."""
+        for number, (split, count) in enumerate((("train", 100), ("val", 2), ("test", 2))):
+            write_classes(tmp_path / split, ("a", "b"), count=count, first=1000 * number)
+        data = load_dataset(str(tmp_path), limit=20)
+        for split in ("val", "test"):
+            given, _ = read_folder(tmp_path / split)
+            kept = {image.tobytes() for image in data.images[data.splits[split]]}
+            assert kept <= {image.tobytes() for image in given}
+            assert set(data.labels[data.splits[split]].tolist()) == {0, 1}
+
 
 class TestFolder:
     def test_reads_classes_in_order_of_name(self, tmp_path: Path) -> None:

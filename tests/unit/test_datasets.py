@@ -98,6 +98,14 @@ def test_class_names_of_the_metadata(tmp_path: Path, metadata: dict[str, str]) -
     assert load_dataset(str(file)).class_names == ("cat", "dog")
 
 
+def test_files_that_name_their_labels_differently_are_refused(tmp_path: Path) -> None:
+    """A label 0 that is a cat in one file and a dog in the other would be trained on one and scored on the other."""
+    for split, classes in (("train", "cat,dog"), ("val", "dog,cat")):
+        write_parquet(tmp_path / f"{split}.parquet", [0, 1] * 10, metadata={"classes": classes})
+    with pytest.raises(DataError, match=r"name their labels differently: (cat, dog|dog, cat) and (cat, dog|dog, cat);"):
+        load_dataset(str(tmp_path))
+
+
 @pytest.mark.parametrize("splits", [("",), ("train", "test")])
 def test_same_content_has_one_fingerprint_in_any_container(tmp_path: Path, splits: tuple[str, ...]) -> None:
     labels = ["a"] * 10 + ["b"] * 10

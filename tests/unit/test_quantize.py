@@ -161,6 +161,16 @@ def test_operands_are_told_apart_by_what_computed_them() -> None:
     assert origins["head.0"] == "norm:norm.0"
 
 
+@pytest.mark.parametrize("width", [4, 8, 12])
+def test_only_what_reads_pixels_reads_the_image(width: int) -> None:
+    """Inside a stem there may be as many channels as an image has."""
+    branches = tuple(dataclasses.replace(branch, stem="conv", embed_dim=width, num_heads=1) for branch in ARCH.branches)
+    arch = ARCH.replace(branches=branches)
+    origins = {site: seen.product.left_origin for site, seen in observe(scattered(arch), images_for(arch)).items()}
+    reading = {site for site, origin in origins.items() if origin == "image"}
+    assert reading == {"patch_embed.0.proj.0", "patch_embed.1.proj.0"}
+
+
 def test_cross_attention_is_quantised_as_the_paper_writes_it() -> None:
     """The form that runs has no keys and values; ``macs``, not ``executed_macs``, are what is found."""
     sites = observe(scattered(ARCH), images_for(ARCH))

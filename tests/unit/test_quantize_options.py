@@ -13,6 +13,7 @@ from crossvit_core.model import build_model
 from crossvit_core.presets import PRESETS
 from crossvit_core.quantize.network import QuantizedNetwork, divergence, prepare
 from crossvit_core.quantize.settings import METHODS
+from crossvit_core.quantize.smooth import smooth
 from crossvit_core.residual_config import ResidualAttentionConfig
 
 NANO = PRESETS["crossvit_nano_16"]
@@ -42,6 +43,22 @@ ARCHS = {
 
 
 QUICK = ("residual attention", "parallel convolutions", "padded windows")
+
+
+@pytest.mark.parametrize("side", [2, 3])
+def test_smoothing_leaves_windows_alone_whether_they_pad_or_not(side: int) -> None:
+    """What pads a grid are zeros of the normed tokens: a shift of them would be attended to."""
+    arch = windows(side)
+    torch.manual_seed(0)
+    model = build_model(arch).double().eval().requires_grad_(False)
+    images = torch.randn(16, 1, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.ndim == 1 else 0.05))
+        before = model(images)
+        smoothed = smooth(model, images)
+        assert (model(images) - before).abs().max() < 1e-10
+    assert "blocks.0.blocks.0.0.norm1" in smoothed
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in ARCHS])
