@@ -167,6 +167,12 @@ class Session:
             error = f"lost {losses} times; last: {reason}"
             self.record(self._outcome(trial.number, "lost", metrics={}, error=error))
 
+    def take_back(self, trial: Trial) -> None:
+        """No worker was given this trial: it is handed out next, as if it had not been before."""
+        self._running.discard(trial.number)
+        self._attempts[trial.number] -= 1
+        self._waiting.appendleft(trial.number)
+
     def _comes_again_alone(self, finished: Finished) -> bool:
         if not ran_out_of_memory(finished) or finished.trial in self._alone:
             return False

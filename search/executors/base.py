@@ -53,6 +53,12 @@ class TrialQueue:
         self._alone_under_way = needs_room
         return trial
 
+    def give_back(self) -> None:
+        """Nothing more will be pulled here: what is held back is the session's again."""
+        if self._held is not None:
+            self._session.take_back(self._held)
+            self._held = None
+
 
 def run_guarded(evaluate: Evaluate, trial: Trial, plan: Plan) -> Iterator[Rung | Finished]:
     """The evaluation's events. Should it raise, or bring what no ledger takes, that is an outcome too."""

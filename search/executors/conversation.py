@@ -120,7 +120,8 @@ class Conversation:
         return late
 
     def abandon(self, reason: str) -> None:
-        """All that ran is gone, for no fault of any one trial."""
+        """All that ran is gone, for no fault of any one trial. What waited to be alone waits in the session."""
+        self._queue.give_back()
         for run in list(self._under_way.values()):
             self._session.record_lost(run.trial, reason, started=False)
         self._under_way.clear()

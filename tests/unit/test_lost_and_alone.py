@@ -266,6 +266,40 @@ def test_all_that_ran_comes_again_when_ray_breaks(open_session: OpenSession) -> 
     assert [take(session).number for _ in range(4)] == [0, 1, 2, 3]
 
 
+def test_a_trial_that_waits_to_be_alone_is_not_lost_when_ray_breaks(open_session: OpenSession) -> None:
+    session = open_session(trials=2)
+    talk = talk_of(session)
+    first, second = talk.pull("a"), talk.pull("b")
+    assert first and second
+    talk.settle("a", pack_event(too_big(unpack_trial(first))))
+    assert talk.pull("c") is None, "it waits for the second one"
+    talk.abandon("Ray broke")
+    talk = talk_of(session)
+    config = talk.pull("d")
+    assert config is not None
+    again = unpack_trial(config)
+    assert (again.number, again.attempt, again.alone) == (0, 2, True)
+    assert talk.pull("e") is None
+    talk.settle("d", pack_event(finished(again)))
+    config = talk.pull("e")
+    assert config is not None
+    talk.settle("e", pack_event(finished(unpack_trial(config))))
+    assert session.is_over()
+    assert [outcome.trial for outcome in session.outcomes] == [0, 1]
+
+
+def test_a_trial_that_no_worker_had_is_taken_back_as_if_it_had_never_been_handed_out(
+    open_session: OpenSession,
+) -> None:
+    session = open_session()
+    take(session)
+    for _ in range(MAX_FAILED_STARTS_IN_A_ROW + 1):
+        trial = take(session)
+        assert (trial.number, trial.attempt) == (1, 1)
+        session.take_back(trial)
+        assert session.running == {0}
+
+
 def test_a_network_that_memory_cannot_hold_is_a_failure_of_that_kind(open_session: OpenSession, tmp_path: Path) -> None:
     """A real refusal of the allocator: a batch of a million million images."""
     from crossvit_core.data import load_dataset
