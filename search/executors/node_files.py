@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from crossvit_core import data_cache
-from crossvit_core.checkpoint_files import find_checkpoints
+from crossvit_core.checkpoint_files import find_checkpoints, remove_checkpoints
 from crossvit_core.device_lock import lock_folder
 from results.records import Finished
 from search.plan import Plan
@@ -110,15 +110,29 @@ class NodeFiles:
     def send_outcome(self, trial: Trial, finished: Finished) -> Finished:
         """As ``send``, with a failure noted in the outcome; what lies here is removed."""
         note = self.send(trial)
-        if self._sends:
-            shutil.rmtree(self.plan.trial_dir(trial.number), ignore_errors=True)
-            self._sent.clear()
+        self._remove(trial)
         return dataclasses.replace(finished, error="; ".join(filter(None, [finished.error, note])))
+
+    def send_rest(self, trial: Trial) -> None:
+        """As ``send``, after a trial's early end; what lies here is removed. After any other end nothing is left.
+
+        Checkpoints stay behind: by now the driver may have removed those that it has, and would not do so again.
+        """
+        if self._sends:
+            with contextlib.suppress(OSError):
+                remove_checkpoints(self.plan.trial_dir(trial.number))
+            self.send(trial)  # a failure is noted nowhere: the outcome has been written
+            self._remove(trial)
 
     def close(self) -> None:
         """Leave nothing but the dataset on this machine."""
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _remove(self, trial: Trial) -> None:
+        if self._sends:
+            shutil.rmtree(self.plan.trial_dir(trial.number), ignore_errors=True)
+            self._sent.clear()
 
     @property
     def _sends(self) -> bool:

@@ -121,7 +121,7 @@ class EvaluatesTrials:
         self._open(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        close_events(self._events)
+        self._close()
         self._open(new_config)
         return True
 
@@ -143,7 +143,7 @@ class EvaluatesTrials:
         return None
 
     def cleanup(self) -> None:
-        close_events(self._events)
+        self._close()
         if self._files is not None:
             self._files.close()
 
@@ -152,3 +152,9 @@ class EvaluatesTrials:
         if self._files is not None:
             self._files.fetch(self._trial)
         self._events = run_guarded(self._evaluate, self._trial, self._plan)
+
+    def _close(self) -> None:
+        """A trial that the session stopped is told only here, and writes its curve then."""
+        close_events(self._events)
+        if self._files is not None:
+            self._files.send_rest(self._trial)

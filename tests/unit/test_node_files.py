@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,11 @@ from crossvit_core import PRESETS
 from crossvit_core.data import ImageData, load_dataset, open_cached
 from crossvit_core.data_cache import CacheError
 from crossvit_core.recipe import TrainRecipe
-from results.records import Finished
+from results.records import Finished, Rung
 from search.executors import node_files
+from search.executors.conversation import pack_trial
 from search.executors.node_files import HomeFiles, NodeFiles
+from search.executors.tune_parts import EvaluatesTrials
 from search.plan import Plan
 from search.trial import Trial
 
@@ -164,6 +168,62 @@ def test_files_that_cannot_be_brought_back_are_a_note(plan: Plan, wire: Wire, tm
     assert (outcome.status, outcome.error) == ("ok", "files of the trial not brought back: the machine is gone")
     node.fetch(TRIAL)
     node.close()
+
+
+def keeps_files(trial: Trial, plan: Plan) -> Iterator[Rung | Finished]:
+    """As the real evaluation does: a checkpoint at the rung, the curve at the end or when told to end."""
+    folder = plan.trial_dir(trial.number)
+    folder.mkdir(exist_ok=True)
+    (folder / "checkpoint-001-a.safetensors").write_bytes(b"state")
+    try:
+        yield Rung(trial=trial.number, epoch=1, metrics={}, decision="continue")
+    finally:
+        (folder / "curve.jsonl").write_bytes(b"{}")
+    yield dataclasses.replace(FINISHED, trial=trial.number)
+
+
+def open_worker(plan: Plan, wire: Wire, tmp_path: Path) -> EvaluatesTrials:
+    """Tune's trainable at the trial, on a machine that has the dataset but does not see the study."""
+    worker = EvaluatesTrials()
+    hidden = dataclasses.replace(plan, trials_dir=Path("/not/there/trials"))
+    worker.setup(pack_trial(TRIAL), hidden, keeps_files, SimpleNamespace(call=wire, marker=tmp_path / "marker"))
+    return worker
+
+
+def go_on_with_another(worker: EvaluatesTrials) -> None:
+    assert worker.reset_config(pack_trial(dataclasses.replace(TRIAL, number=8)))
+
+
+@pytest.mark.parametrize("leave", [go_on_with_another, EvaluatesTrials.cleanup])
+def test_what_a_stopped_trial_wrote_comes_home_and_leaves_its_worker(
+    plan: Plan, wire: Wire, tmp_path: Path, leave: Callable[[EvaluatesTrials], object]
+) -> None:
+    worker = open_worker(plan, wire, tmp_path)
+    there, here = worker._plan.trial_dir(7), plan.trial_dir(7)
+    worker.step()
+    assert [path.name for path in here.iterdir()] == ["checkpoint-001-a.safetensors"]
+    (here / "checkpoint-001-a.safetensors").unlink()  # as the driver does once the outcome is on the disk
+    (there / "checkpoint-001-a.safetensors").write_bytes(b"state that could not be sent")
+    leave(worker)
+    assert [path.name for path in here.iterdir()] == ["curve.jsonl"]
+    assert not there.exists()
+    worker.cleanup()
+
+
+def test_a_home_that_cannot_be_reached_keeps_no_worker_from_its_next_trial(
+    plan: Plan, wire: Wire, tmp_path: Path
+) -> None:
+    worker = open_worker(plan, wire, tmp_path)
+    there = worker._plan.trial_dir(7)
+    worker.step()
+    wire.cut = True
+    go_on_with_another(worker)
+    assert not there.exists()
+    wire.cut = False
+    worker.step()
+    assert worker.step()["done"]
+    assert {path.name for path in plan.trial_dir(8).iterdir()} == {"checkpoint-001-a.safetensors", "curve.jsonl"}
+    worker.cleanup()
 
 
 def test_no_name_leads_out_of_the_trials_folder(plan: Plan, wire: Wire) -> None:
