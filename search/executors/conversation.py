@@ -44,7 +44,10 @@ class _UnderWay:
 
 
 class Conversation:
-    """Between the session and whatever runs trials under ids of its own."""
+    """Between the session and whatever runs trials under ids of its own.
+
+    The plan's device is one that the workers know by that name: not ``auto``.
+    """
 
     def __init__(self, session: Session, plan: Plan, *, shares_devices: bool) -> None:
         self.error: BaseException | None = None
@@ -92,7 +95,7 @@ class Conversation:
         if not isinstance(event, Rung) or self._session.report(event) == "continue":
             return True
         run = self._under_way.pop(run_id)
-        self._session.record(stopped_outcome(run.trial, event, self._seconds(run), ""))
+        self._session.record(stopped_outcome(run.trial, event, self._seconds(run), self._plan.device))
         return False
 
     def settle(self, run_id: str, payload: str | None, loss: Loss | None = None) -> None:

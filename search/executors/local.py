@@ -35,7 +35,8 @@ class InProcessExecutor:
                     session.record(event)
                 elif session.report(event) == "stop":
                     close_events(events)
-                    session.record(stopped_outcome(trial, event, time.perf_counter() - start, plan.device))
+                    seconds = time.perf_counter() - start
+                    session.record(stopped_outcome(trial, event, seconds, _device_here(plan.device)))
                     break
 
 
@@ -104,6 +105,13 @@ class ProcessExecutor:
         worker = WorkerProcess(multiprocessing.get_context("spawn"), plan, self._evaluate, gpu)
         pool.append(worker)
         return worker
+
+
+def _device_here(asked: str) -> str:
+    """The device that an evaluation in this process takes for the one that was asked for."""
+    from search.evaluate import pick_device  # imports torch
+
+    return pick_device(asked)
 
 
 def _end(worker: WorkerProcess, pool: list[WorkerProcess]) -> None:

@@ -27,7 +27,10 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class WorkerProcess:
-    """The driver's end. ``trial`` is what it is at, ``deadline`` (monotonic seconds) when that has taken too long."""
+    """The driver's end. ``trial`` is what it is at, ``deadline`` (monotonic seconds) when that has taken too long.
+
+    The plan's device is one that the worker knows by that name: not ``auto``.
+    """
 
     def __init__(self, context: SpawnContext, plan: Plan, evaluate: Evaluate | None, gpu: str | None = None) -> None:
         self.gpu = gpu
@@ -40,6 +43,7 @@ class WorkerProcess:
         self.trial: Trial | None = None
         self.deadline = float("inf")
         self._minutes = plan.trial_minutes
+        self._device = plan.device
         self._given = 0.0
         self._begun = False
 
@@ -94,7 +98,7 @@ class WorkerProcess:
         self._send(decision)
         if decision == "stop":
             self._let_go()
-            session.record(stopped_outcome(trial, rung, time.perf_counter() - self._given, ""))
+            session.record(stopped_outcome(trial, rung, time.perf_counter() - self._given, self._device))
 
     def _hear(self) -> None:
         """The clock of the next report starts, for the first time when the trial was begun."""

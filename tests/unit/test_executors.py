@@ -170,6 +170,33 @@ def test_a_stopped_trial_is_a_record_of_its_rung(make_executor: MakeExecutor, st
     assert {outcome.metrics["epochs"] for outcome in session.outcomes if outcome.status == "stopped"} == {1}
 
 
+class StopsAll(Session):
+    """Stops every trial at its first rung."""
+
+    def report(self, rung: Rung) -> Decision:
+        super().report(rung)
+        return "stop"
+
+
+@pytest.mark.parametrize(("has_gpu", "device"), [(False, "cpu"), (True, "cuda:0")])
+def test_in_this_process_a_stopped_trial_names_the_device_that_auto_stands_for(
+    store: StudyStore, monkeypatch: pytest.MonkeyPatch, has_gpu: bool, device: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+    session = make_session(store, 1, StopsAll)
+    InProcessExecutor(SyntheticEvaluation()).run(session, PLAN)
+    assert [outcome.device for outcome in session.outcomes] == [device]
+
+
+@pytest.mark.parametrize(("gpus", "device"), [((), "cpu"), (("0",), "cuda:0")])
+def test_a_trial_stopped_in_a_worker_process_names_its_device(
+    store: StudyStore, gpus: tuple[str, ...], device: str
+) -> None:
+    session = make_session(store, 1, StopsAll)
+    ProcessExecutor(1, SyntheticEvaluation(), gpus=gpus).run(session, PLAN)
+    assert [outcome.device for outcome in session.outcomes] == [device]
+
+
 class DyingSession(Session):
     """Fails while it writes the third outcome down, as a full disk would."""
 

@@ -245,13 +245,13 @@ def test_a_stopped_run_is_settled_once(open_session: OpenSession) -> None:
 
     session = open_session()
     session.__class__ = Stopping
-    talk = talk_of(session)
+    talk = talk_of(session, device="cuda:0")
     config = talk.pull("a")
     assert config is not None
     rung = Rung(trial=0, epoch=1, metrics={"val_accuracy": 0.5}, decision="continue")
     assert not talk.goes_on("a", pack_event(rung))
     talk.settle("a", pack_event(rung))
-    assert [outcome.status for outcome in session.outcomes] == ["stopped"]
+    assert [(outcome.status, outcome.device) for outcome in session.outcomes] == [("stopped", "cuda:0")]
     assert stopped_outcome(unpack_trial(config), rung, 1.0, "cpu").metrics["epochs"] == 1
 
 
