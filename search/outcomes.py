@@ -34,6 +34,16 @@ def make_outcome(
     )
 
 
+def worker_seconds(metrics: Mapping[str, float], clock: float = 0.0) -> float:
+    """What a trial took of its workers so far, earlier attempts included, as its metrics know; else ``clock``.
+
+    A driver's clock is second best: it knows of one attempt, and that only as fast as messages reach it.
+    """
+    if "train_seconds" not in metrics:
+        return clock
+    return metrics.get("measure_seconds", 0.0) + metrics["train_seconds"]
+
+
 def stopped_outcome(trial: Trial, rung: Rung, seconds: float, device: str) -> Finished:
     """The outcome of a trial that the session stopped at a rung."""
     return make_outcome(trial, "stopped", seconds, {**rung.metrics, "epochs": rung.epoch}, device=device)

@@ -17,7 +17,7 @@ from results.records import Asked, Decision, Ended, Event, Finished, Rung, Start
 from results.store import StudyStore
 from search.budget import Budget, Spending
 from search.enqueue import Enqueued
-from search.outcomes import ran_out_of_memory
+from search.outcomes import ran_out_of_memory, worker_seconds
 from search.rounds import Rounds
 from search.searcher import Searcher
 from search.stopping import NeverStop, StoppingRule
@@ -181,7 +181,7 @@ class Session:
         return True
 
     def _outcome(self, number: int, status: Status, metrics: dict[str, float], error: str = "") -> Finished:
-        """An outcome that no worker brought; its seconds are those that the metrics know of."""
+        """An outcome that no worker brought."""
         asked = self._asked[number]
         return Finished(
             trial=number,
@@ -189,7 +189,7 @@ class Session:
             arch_key=asked.arch_key,
             arch=asked.arch,
             seed=asked.seed,
-            seconds=sum(metrics.get(name, 0.0) for name in ("measure_seconds", "train_seconds")),
+            seconds=worker_seconds(metrics),
             device="",
             metrics=metrics,
             error=error,

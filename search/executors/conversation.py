@@ -16,7 +16,7 @@ from typing import Any
 from crossvit_core.config import ArchConfig
 from results.records import Finished, Rung, decode_event, encode_event
 from search.executors.base import TrialQueue
-from search.outcomes import broken_outcome, out_of_memory_outcome, overdue_outcome, stopped_outcome
+from search.outcomes import broken_outcome, out_of_memory_outcome, overdue_outcome, stopped_outcome, worker_seconds
 from search.plan import Plan
 from search.session import Session
 from search.trial import Trial
@@ -37,8 +37,7 @@ class Loss:
 @dataclass
 class _UnderWay:
     trial: Trial
-    handed_out: float
-    begun: bool = False
+    begun: float | None = None
     heard: float = 0.0
     overdue: bool = False
 
@@ -73,7 +72,7 @@ class Conversation:
         trial = self._queue.pull(len(self._under_way))
         if trial is None:
             return None
-        self._under_way[run_id] = _UnderWay(trial, time.perf_counter())
+        self._under_way[run_id] = _UnderWay(trial)
         if self._pulls_left is not None:
             self._pulls_left -= 1
         return pack_trial(trial)
@@ -83,9 +82,10 @@ class Conversation:
 
     def begin(self, run_id: str) -> None:
         """A worker is there and starts with it: from now on its losses count, and its time."""
-        if run_id in self._under_way:
-            self._under_way[run_id].begun = True
-            self._under_way[run_id].heard = time.monotonic()
+        run = self._under_way.get(run_id)
+        if run is not None:
+            run.begun = time.perf_counter() if run.begun is None else run.begun
+            run.heard = time.monotonic()
 
     def goes_on(self, run_id: str, payload: str) -> bool:
         """Hear of a rung, and say whether the trial goes on. An outcome is for ``settle``."""
@@ -95,7 +95,8 @@ class Conversation:
         if not isinstance(event, Rung) or self._session.report(event) == "continue":
             return True
         run = self._under_way.pop(run_id)
-        self._session.record(stopped_outcome(run.trial, event, self._seconds(run), self._plan.device))
+        seconds = worker_seconds(event.metrics, self._seconds(run))
+        self._session.record(stopped_outcome(run.trial, event, seconds, self._plan.device))
         return False
 
     def settle(self, run_id: str, payload: str | None, loss: Loss | None = None) -> None:
@@ -116,7 +117,9 @@ class Conversation:
             return []
         latest = time.monotonic() - self._plan.trial_minutes * 60
         late = [
-            run_id for run_id, run in self._under_way.items() if run.begun and not run.overdue and run.heard < latest
+            run_id
+            for run_id, run in self._under_way.items()
+            if run.begun is not None and not run.overdue and run.heard < latest
         ]
         for run_id in late:
             self._under_way[run_id].overdue = True
@@ -149,10 +152,11 @@ class Conversation:
         elif loss.kind == "defect":
             self._session.record(broken_outcome(run.trial, loss.reason, self._seconds(run)))
         else:
-            self._session.record_lost(run.trial, loss.reason, started=run.begun)
+            self._session.record_lost(run.trial, loss.reason, started=run.begun is not None)
 
     def _seconds(self, run: _UnderWay) -> float:
-        return time.perf_counter() - run.handed_out
+        """Since the worker began: waiting for a place, and for a process there, is no work on the trial."""
+        return 0.0 if run.begun is None else time.perf_counter() - run.begun
 
 
 def pack_trial(trial: Trial) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from results.records import Finished
 from search.executors.base import Evaluate, TrialQueue, close_events, load_evaluate, run_guarded
 from search.executors.worker_process import WorkerProcess
-from search.outcomes import stopped_outcome
+from search.outcomes import stopped_outcome, worker_seconds
 from search.plan import Plan
 from search.session import Session
 
@@ -35,7 +35,7 @@ class InProcessExecutor:
                     session.record(event)
                 elif session.report(event) == "stop":
                     close_events(events)
-                    seconds = time.perf_counter() - start
+                    seconds = worker_seconds(event.metrics, time.perf_counter() - start)
                     session.record(stopped_outcome(trial, event, seconds, _device_here(plan.device)))
                     break
 

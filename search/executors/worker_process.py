@@ -16,7 +16,7 @@ from typing import Any
 
 from results.records import Finished, Rung
 from search.executors.base import Evaluate, close_events, load_evaluate, run_guarded, spoils_worker
-from search.outcomes import overdue_outcome, stopped_outcome
+from search.outcomes import overdue_outcome, stopped_outcome, worker_seconds
 from search.plan import Plan
 from search.session import Session
 from search.trial import Trial
@@ -44,14 +44,12 @@ class WorkerProcess:
         self.deadline = float("inf")
         self._minutes = plan.trial_minutes
         self._device = plan.device
-        self._given = 0.0
-        self._begun = False
+        self._begun: float | None = None
 
     def give(self, trial: Trial) -> None:
         """Have it evaluate a trial."""
         self.trial = trial
-        self._given = time.perf_counter()
-        self._begun = False
+        self._begun = None
         self._send(trial)
 
     def settle(self, session: Session) -> bool:
@@ -64,7 +62,7 @@ class WorkerProcess:
             self._let_go()
             self.process.join(_STOP_SECONDS)
             reason = f"its worker process ended with code {self.process.exitcode}"
-            session.record_lost(trial, reason, started=self._begun)
+            session.record_lost(trial, reason, started=self._begun is not None)
             return False
         self._hear()
         if isinstance(event, Finished):
@@ -81,7 +79,7 @@ class WorkerProcess:
         if trial is None or self._minutes is None or time.monotonic() < self.deadline:
             return True
         self._let_go()
-        session.record(overdue_outcome(trial, self._minutes, time.perf_counter() - self._given))
+        session.record(overdue_outcome(trial, self._minutes, self._seconds()))
         return False
 
     def end(self) -> None:
@@ -98,13 +96,19 @@ class WorkerProcess:
         self._send(decision)
         if decision == "stop":
             self._let_go()
-            session.record(stopped_outcome(trial, rung, time.perf_counter() - self._given, self._device))
+            seconds = worker_seconds(rung.metrics, self._seconds())
+            session.record(stopped_outcome(trial, rung, seconds, self._device))
 
     def _hear(self) -> None:
         """The clock of the next report starts, for the first time when the trial was begun."""
-        self._begun = True
+        if self._begun is None:
+            self._begun = time.perf_counter()
         if self._minutes is not None:
             self.deadline = time.monotonic() + self._minutes * 60
+
+    def _seconds(self) -> float:
+        """Since the worker began: starting its process is no work on the trial."""
+        return 0.0 if self._begun is None else time.perf_counter() - self._begun
 
     def _let_go(self) -> None:
         self.trial = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from results.records import Finished, Rung
 from results.store import StudyStore
 from search.executors.base import TrialQueue, run_guarded, spoils_worker
 from search.executors.conversation import Conversation, Loss, pack_event, pack_trial, unpack_trial
+from search.executors.local import InProcessExecutor
+from search.executors.worker_process import WorkerProcess
 from search.objectives import find_objectives
 from search.optuna_searcher import OptunaSearcher
 from search.outcomes import broken_outcome, is_memory_error, out_of_memory_outcome, ran_out_of_memory, stopped_outcome
@@ -237,12 +241,15 @@ def test_a_run_is_overdue_once_and_from_its_beginning(open_session: OpenSession)
     assert "took longer than 1e-09 minutes" in session.outcomes[0].error
 
 
-def test_a_stopped_run_is_settled_once(open_session: OpenSession) -> None:
-    class Stopping(Session):
-        def report(self, rung: Rung) -> Any:
-            super().report(rung)
-            return "stop"
+class Stopping(Session):
+    """Stops every trial at its first rung."""
 
+    def report(self, rung: Rung) -> Any:
+        super().report(rung)
+        return "stop"
+
+
+def test_a_stopped_run_is_settled_once(open_session: OpenSession) -> None:
     session = open_session()
     session.__class__ = Stopping
     talk = talk_of(session, device="cuda:0")
@@ -253,6 +260,60 @@ def test_a_stopped_run_is_settled_once(open_session: OpenSession) -> None:
     talk.settle("a", pack_event(rung))
     assert [(outcome.status, outcome.device) for outcome in session.outcomes] == [("stopped", "cuda:0")]
     assert stopped_outcome(unpack_trial(config), rung, 1.0, "cpu").metrics["epochs"] == 1
+
+
+def drive_in_process(session: Session, rung: Rung, pass_seconds: Callable[[float], None]) -> None:
+    def report(trial: Trial, plan: Plan) -> Iterator[Rung]:
+        pass_seconds(5)
+        yield rung
+
+    InProcessExecutor(report).run(session, PLAN)
+
+
+def drive_worker_process(session: Session, rung: Rung, pass_seconds: Callable[[float], None]) -> None:
+    """A worker's messages, without the process."""
+    worker = WorkerProcess(multiprocessing.get_context("spawn"), PLAN, None)
+    worker.connection.close()
+    worker.connection, far_end = multiprocessing.Pipe()
+    worker.give(take(session))
+    pass_seconds(100)
+    far_end.send("begun")
+    worker.settle(session)
+    pass_seconds(5)
+    far_end.send(rung)
+    worker.settle(session)
+    worker.end()
+
+
+def drive_ray(session: Session, rung: Rung, pass_seconds: Callable[[float], None]) -> None:
+    talk = talk_of(session)
+    talk.pull("a")
+    pass_seconds(100)
+    talk.begin("a")
+    pass_seconds(5)
+    talk.goes_on("a", pack_event(rung))
+
+
+@pytest.mark.parametrize(
+    ("known", "seconds"),
+    [({"measure_seconds": 2.0, "train_seconds": 30.5}, 32.5), ({"train_seconds": 30.5}, 30.5), ({}, 5.0)],
+)
+@pytest.mark.parametrize("drive", [drive_in_process, drive_worker_process, drive_ray])
+def test_the_seconds_of_a_stopped_trial_are_those_of_its_worker(
+    open_session: OpenSession,
+    monkeypatch: pytest.MonkeyPatch,
+    drive: Callable[..., None],
+    known: dict[str, float],
+    seconds: float,
+) -> None:
+    """Of all its attempts, as the rung says; else since it was begun, for which it waits 100 s here."""
+    moments = [1000.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: moments[-1])
+    session = open_session(trials=1)
+    session.__class__ = Stopping
+    rung = Rung(trial=0, epoch=1, metrics={"val_accuracy": 0.5, **known}, decision="continue")
+    drive(session, rung, lambda passed: moments.append(moments[-1] + passed))
+    assert [outcome.seconds for outcome in session.outcomes] == [seconds]
 
 
 def test_all_that_ran_comes_again_when_ray_breaks(open_session: OpenSession) -> None:
