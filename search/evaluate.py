@@ -116,8 +116,11 @@ def _run(trial: Trial, plan: Plan, device: str, progress: _Progress) -> Iterator
 def _take_measured(checkpoints: CheckpointFolder | None, progress: _Progress) -> bool:
     """What an earlier attempt measured stands; nothing measured is lost. False if there is none."""
     measured = checkpoints.extra.get("measured") if checkpoints is not None else None
-    progress.metrics.update(measured or {})
-    return measured is not None
+    if measured is None:
+        return False
+    progress.metrics.update(measured)
+    progress.earlier_seconds += measured.get("measure_seconds", 0.0)
+    return True
 
 
 def _keep_measured(checkpoints: CheckpointFolder | None, progress: _Progress) -> None:

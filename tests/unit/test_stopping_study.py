@@ -21,7 +21,7 @@ from results.tables import front_cells
 from search.executors.local import InProcessExecutor, ProcessExecutor
 from search.objectives import find_objectives
 from search.optuna_searcher import OptunaSearcher
-from search.outcomes import stopped_outcome
+from search.outcomes import stopped_outcome, worker_seconds
 from search.plan import MeasurePlan, Plan
 from search.session import Session
 from search.stopping import NeverStop, Stopping, StoppingError, Verdict, make_rule
@@ -211,13 +211,10 @@ def test_a_decision_on_the_disk_stands_whatever_the_rule_says_now(study: StudySt
     assert [session.report(arrival) for arrival in arrivals] == ["continue", "stop"]
 
 
-def test_a_rung_holds_all_that_is_known_and_a_stopped_trial_keeps_its_curve(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def real_trial(tmp_path: Path) -> tuple[Trial, Plan]:
+    """A training of two epochs with a rung after the first."""
     from crossvit_core.data import load_dataset
-    from search.evaluate import evaluate
 
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # not to wait for whoever measures on this machine
     arch = load_space("smoke").space.for_data(num_classes=10, in_channels=1).base
     data = load_dataset("digits", image_size=arch.size, cache_dir=tmp_path / "cache", limit=200)
     assert data.cache_path is not None
@@ -229,7 +226,17 @@ def test_a_rung_holds_all_that_is_known_and_a_stopped_trial_keeps_its_curve(
         rungs=(1,),
         measure=MeasurePlan(pairs=10, window_ms=1.0),
     )
-    events = evaluate(Trial(0, arch, arch.key(), 1), plan)
+    return Trial(0, arch, arch.key(), 1), plan
+
+
+def test_a_rung_holds_all_that_is_known_and_a_stopped_trial_keeps_its_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search.evaluate import evaluate
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # not to wait for whoever measures on this machine
+    trial, plan = real_trial(tmp_path)
+    events = evaluate(trial, plan)
     event = next(events)
     assert isinstance(event, Rung)
     scores = {"val_accuracy", "val_loss", "train_loss", "train_seconds", "train_cpu_seconds"}
@@ -238,6 +245,24 @@ def test_a_rung_holds_all_that_is_known_and_a_stopped_trial_keeps_its_curve(
     events.close()  # type: ignore[attr-defined]
     (epoch,) = (plan.trial_dir(0) / "curve.jsonl").read_text().splitlines()
     assert json.loads(epoch)["val_accuracy"] == pytest.approx(event.metrics["val_accuracy"])
+
+
+def test_a_trial_that_goes_on_from_a_checkpoint_counts_what_it_took_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measurement too, which is not done again."""
+    from search.evaluate import evaluate
+
+    measurements = iter([[{"measure_seconds": 1000.0}]])
+    monkeypatch.setattr("search.evaluate.measure", lambda candidate: next(measurements))
+    trial, plan = real_trial(tmp_path)
+    events = evaluate(trial, plan)
+    rung = next(events)
+    events.close()  # type: ignore[attr-defined]
+    *_, outcome = evaluate(dataclasses.replace(trial, attempt=2), plan)
+    assert isinstance(outcome, Finished) and outcome.status == "ok"
+    assert outcome.metrics["train_seconds"] > rung.metrics["train_seconds"]
+    assert outcome.seconds > worker_seconds(outcome.metrics) > 1000
 
 
 # What is asked for ---------------------------------------------------------------------------------------------------
