@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK_BYTES = 1 << 24
 _REPLACED = "replaced"
 _ABANDONED_SECONDS = 86_400

@@ -13,6 +13,9 @@ from crossvit_core.config import Size
 from crossvit_core.data_source import DataError, Part
 
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_EXIF_FORMATS = ("JPEG", "MPO", "WEBP")  # TIFFs are turned by Pillow; PNGs with a turn are unheard of
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)
+_LEAST_16_BIT = 0x1000  # a set whose brightest pixel is a sixteenth of white holds 12 bits or fewer
 _T = TypeVar("_T")
 
 Selection = Sequence[tuple[Part, np.ndarray]]
@@ -40,17 +43,27 @@ def plan(selection: Selection, image_size: Size | None, in_channels: int | None)
 def decode(selection: Selection, out: np.ndarray) -> None:
     """Fill ``out`` (N, H, W, C) with the selected images: shorter side resized (bicubic), centre crop.
 
-    An image that has the size already is not touched. Raises DataError naming an image that cannot be decoded.
+    A photograph is turned as its camera says, what is transparent becomes white, and an image that has the size already
+    is not resized. Raises DataError naming an image that cannot be decoded, and for 16-bit images that are all black
+    but for their lowest bits.
     """
     height, width, channels = out.shape[1:]
+    brightest: list[int] = []  # of each image of 16 bits
 
     def read(image: Image.Image) -> np.ndarray:
+        if image.mode.startswith("I"):
+            brightest.append(int(np.asarray(image).max()))
         # ImageOps.fit crops to the target's proportions and resizes in one step.
-        fitted = ImageOps.fit(_convert(image, channels), (width, height), Image.Resampling.BICUBIC)
+        fitted = ImageOps.fit(_convert(_upright(image), channels), (width, height), Image.Resampling.BICUBIC)
         return np.asarray(fitted).reshape(height, width, channels)
 
     for index, pixels in enumerate(_each(selection, read)):
         out[index] = pixels
+    if brightest and max(brightest) < _LEAST_16_BIT:
+        raise DataError(
+            f"the brightest pixel of all {len(brightest)} images of 16 bits is {max(brightest)} of 65535: they would be "
+            "black; store them with their bits shifted up, or with 8 bits"
+        )
 
 
 def _each(selection: Selection, read: Callable[[Image.Image], _T]) -> Iterator[_T]:
@@ -65,20 +78,33 @@ def _each(selection: Selection, read: Callable[[Image.Image], _T]) -> Iterator[_
 
 
 def _read_header(image: Image.Image) -> tuple[Size, bool]:
-    return (image.height, image.width), image.mode in _GRAY_MODES
+    lying = image.format in _EXIF_FORMATS and image.getexif().get(_ORIENTATION) in _LYING
+    return (image.width, image.height) if lying else (image.height, image.width), image.mode in _GRAY_MODES
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) if image.format in _EXIF_FORMATS else image
 
 
 def _convert(image: Image.Image, channels: int) -> Image.Image:
     mode = "L" if channels == 1 else "RGB"
-    if image.mode == mode:
+    if image.mode == mode and not image.has_transparency_data:
         return image
     if image.mode.startswith("I"):
         image = _from_16_bit(image)
     elif image.mode == "F":
         raise DataError("pixels are floating-point numbers, which have no defined white; store 8 or 16 bits")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
+    elif image.has_transparency_data:
+        image = _on_white(image)
     return image.convert(mode)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Colours under what is transparent mean nothing: programs leave anything there, most often black."""
+    seen = image.convert("RGBA")
+    white = Image.new("RGBA", seen.size, "white")
+    white.alpha_composite(seen)
+    return white
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:

@@ -78,6 +78,9 @@ class StudyStore:
         try:
             path.mkdir(parents=True, exist_ok=True)
             store = cls(path, _take_lock(path))
+            if (path / "ledger.jsonl").exists() and not (path / "study.json").exists():
+                store.close()
+                raise StoreError(_headless(path))
             if (path / "study.json").exists():
                 store.close()
                 raise StoreError(f"study {path.name!r} exists already in {path.parent}")
@@ -282,8 +285,17 @@ def _locked(lock: IO[str]) -> bool:
             time.sleep(0.01)
 
 
+def _headless(path: Path) -> str:
+    return (
+        f"the folder {path} has the trials of a study in its ledger.jsonl, and no study.json that says what they are; "
+        "put that file back, or move the folder away"
+    )
+
+
 def _check_format(path: Path) -> None:
     if not StudyStore.exists(path):
+        if (path / "ledger.jsonl").exists():
+            raise StoreError(_headless(path))
         known = find_studies(path.parent)
         listing = f"; studies there: {', '.join(known)}" if known else "; there are no studies there yet"
         raise StoreError(f"no study {path.name!r} in {path.parent}{listing}")

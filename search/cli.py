@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ from search.commands.select import retrain, select
 from search.commands.study import dashboard, report, status
 
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
+_NO_PLACE_TO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     help="Search, measure and choose CrossViT architectures.",
@@ -36,11 +38,13 @@ def main() -> NoReturn:
     """Run the command; turn what a user can mend into one line and exit code 2, what failed on the way into 1."""
     interrupt.arm()
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer answers a KeyboardInterrupt by giving back 130
     except KeyboardInterrupt:
-        _fail("interrupted", interrupt.EXIT_INTERRUPTED)
+        code = interrupt.EXIT_INTERRUPTED
     except Exception as error:
         _fail_with(error)
+    if code == interrupt.EXIT_INTERRUPTED:
+        _fail("interrupted", code)
     raise SystemExit(0)
 
 
@@ -52,6 +56,8 @@ def _fail_with(error: Exception) -> NoReturn:
     if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's own complaint about options
         error.show()
         raise SystemExit(error.exit_code)
+    if isinstance(error, OSError) and error.errno in _NO_PLACE_TO_WRITE:
+        _fail(f"cannot write to {error.filename or 'a file'}: {error.strerror}", EXIT_FAILED)
     code = _exit_code(error)
     if code is None:
         raise error

@@ -250,6 +250,33 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: tu
     assert finished_in(tmp_path / "results/runs/smoke-digits") == []
 
 
+def test_ctrl_c_while_images_are_read_is_no_success(tmp_path: Path) -> None:
+    """Before the first trial, too, a script must not go on as if there had been a search."""
+    pixels = np.random.default_rng(0).integers(0, 255, (600, 600, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "one.jpg")
+    for name in ("cats", "dogs"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(2000):
+            os.link(tmp_path / "one.jpg", tmp_path / "photos" / name / f"{index}.jpg")
+    command = [CROSSVIT, *QUICK, "--data", "photos"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as search:
+        while not (tmp_path / "results/runs/.data").exists():
+            assert search.poll() is None
+            time.sleep(0.01)
+        search.send_signal(signal.SIGINT)
+        _, errors = search.communicate(timeout=60)
+    assert search.returncode == 130
+    assert errors == "crossvit: interrupted\n"
+
+
+def test_no_place_to_write_is_one_sentence_whatever_is_written(searched: Path) -> None:
+    limited = f"ulimit -f 0; trap '' XFSZ; exec {CROSSVIT} dashboard smoke-digits"
+    result = subprocess.run(["bash", "-c", limited], cwd=searched, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.startswith("crossvit: cannot write to ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_two_searches_of_one_study_at_once(tmp_path: Path) -> None:
     first = subprocess.Popen([CROSSVIT, *QUICK, "--trials", "30"], cwd=tmp_path, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 100

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,12 +200,45 @@ class TestFolder:
         Image.fromarray(wide).save(tmp_path / "cat" / "000.png")
         np.testing.assert_array_equal(load_dataset(str(tmp_path)).images[0, ..., 0], wide >> 8)
 
-    def test_palette_with_transparency_is_read(self, tmp_path: Path) -> None:
+    def test_sixteen_bits_that_hold_twelve_are_told(self, tmp_path: Path) -> None:
+        """As cameras and microscopes write them; shifted to eight bits they would be black."""
+        write_classes(tmp_path, channels=1)
+        for path in tmp_path.rglob("*.png"):
+            Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * 16).save(path)
+        with pytest.raises(DataError, match=r"of all 20 images of 16 bits is \d+ of 65535: they would be black"):
+            load_dataset(str(tmp_path))
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+    def test_what_is_transparent_is_white(self, mode: str, tmp_path: Path) -> None:
         write_classes(tmp_path)
-        picture = Image.fromarray(draw(3)).quantize(16)
-        picture.save(tmp_path / "cat" / "000.png", transparency=bytes(range(16)))
-        expected = np.asarray(picture.convert("RGB"))
-        np.testing.assert_array_equal(load_dataset(str(tmp_path)).images[0], expected)
+        opacity = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+        picture = Image.fromarray(draw(3)).convert("RGBA")
+        picture.putalpha(Image.fromarray(opacity))
+        options: dict[str, Any] = {}
+        if mode == "P":
+            picture = Image.fromarray(draw(3)).quantize(16)
+            options = {"transparency": bytes(range(0, 256, 16))}
+            opacity = 16 * np.asarray(picture)
+        elif mode == "LA":
+            picture = picture.convert("LA")
+        picture.save(tmp_path / "cat" / "000.png", **options)
+        colours = np.asarray(picture.convert("RGB")).astype(float)
+        share = opacity[..., None] / 255
+        found = load_dataset(str(tmp_path), in_channels=3).images[0]
+        np.testing.assert_allclose(found, colours * share + 255 * (1 - share), atol=1.01)
+
+    def test_a_photograph_is_turned_as_its_camera_says(self, tmp_path: Path) -> None:
+        write_classes(tmp_path, suffix="jpg", size=(16, 8))
+        for path in tmp_path.rglob("*.jpg"):
+            picture = Image.open(path)
+            exif = picture.getexif()
+            exif[0x0112] = 6  # to be turned by a quarter clockwise
+            picture.save(path, exif=exif, quality=95)
+        first = sorted((tmp_path / "cat").iterdir())[0]
+        data = load_dataset(str(tmp_path))
+        assert data.image_size == (8, 16)
+        expected = np.rot90(np.asarray(Image.open(first).convert("RGB")), -1)
+        np.testing.assert_array_equal(data.images[0], expected)
 
     def test_hidden_files_do_not_count(self, tmp_path: Path) -> None:
         write_classes(tmp_path)

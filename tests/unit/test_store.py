@@ -130,6 +130,15 @@ def test_a_reader_may_read_while_another_writes_but_not_write(tmp_path: Path) ->
             reader.append(EVENTS[1])
 
 
+def test_a_ledger_without_its_study_is_adopted_by_no_other(tmp_path: Path) -> None:
+    with make_store(tmp_path / "s") as store:
+        store.append(EVENTS[0])
+    (tmp_path / "s" / "study.json").unlink()
+    for touch in (make_store, StudyStore.open, StudyStore.open_readonly):
+        with pytest.raises(StoreError, match=r"has the trials of a study in its ledger\.jsonl, and no study\.json"):
+            touch(tmp_path / "s")
+
+
 def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
     """A file size limit makes the kernel refuse the write half way, as a full disk does."""
     script = """
