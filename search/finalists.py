@@ -145,19 +145,28 @@ def by_noise(
     members: pd.DataFrame, weights: dict[str, float], num_images: int, most: int = MAX_FINALISTS
 ) -> tuple[pd.DataFrame, list[str]]:
     """The best few by the search's own numbers, and a note when more than ``most`` could be the best."""
-    utilities = utility(members, weights)
-    usable = members[np.isfinite(utilities)].assign(_utility=utilities[np.isfinite(utilities)])
-    ranked = usable.sort_values(["_utility", "macs", "trial"], ascending=[False, True, True])
-    accuracies = ranked[ACCURACY].to_numpy(dtype=float)
-    possible = could_be_best(ranked["_utility"].to_numpy(dtype=float), accuracies, num_images, weights[ACCURACY])
-    count = int(possible.sum())
-    rows = ranked.drop(columns="_utility").head(max(min(MIN_FINALISTS, most), min(count, most)))
+    ranked, count = _rank(members, weights, num_images)
+    rows = ranked.head(max(min(MIN_FINALISTS, most), min(count, most)))
     if count <= most:
         return rows, []
     return rows, [
         f"{count - most} more could be the best for all that {plural(num_images, 'validation image')} can tell "
         f"(FINALISTS={count} takes them in)"
     ]
+
+
+def _rank(members: pd.DataFrame, weights: dict[str, float], num_images: int) -> tuple[pd.DataFrame, int]:
+    """The members by utility, all who could be the best before all who could not, and how many could.
+
+    Who could is not always on top of the others: the higher an accuracy, the less of it may be luck.
+    """
+    utilities = utility(members, weights)
+    usable = members[np.isfinite(utilities)].assign(_utility=utilities[np.isfinite(utilities)])
+    ranked = usable.sort_values(["_utility", "macs", "trial"], ascending=[False, True, True])
+    accuracies = ranked[ACCURACY].to_numpy(dtype=float)
+    possible = could_be_best(ranked["_utility"].to_numpy(dtype=float), accuracies, num_images, weights[ACCURACY])
+    rows = ranked.drop(columns="_utility")
+    return pd.concat([rows[possible], rows[~possible]]), int(possible.sum())
 
 
 def _meets(rows: pd.DataFrame, limit: Limit) -> NDArray[np.bool_]:

@@ -88,6 +88,17 @@ def test_there_are_at_least_three_and_at_most_as_many_as_asked(new_study) -> Non
     assert "5 more could be the best" in selection.notes[0]
 
 
+def test_whoever_may_be_the_best_is_a_finalist_before_those_who_cannot(new_study) -> None:  # type: ignore[no-untyped-def]
+    # Trials 1 to 4 are behind by more than luck, of which 99.9 % leave little. Trials 5 to 8 rank below them, and may
+    # be better than trial 0 for all that 269 images can tell.
+    study = new_study(data={"name": "digits", "splits": {"val": 269}})
+    for accuracy, lost in [(0.5, 0.0), *[(0.999, 0.060)] * 4, *[(0.5, 0.065)] * 4]:
+        study.add(accuracy, 1e5 * 10 ** ((accuracy - 0.5 + lost) / 0.2))
+    wish = Wish(prefer="weighted:accuracy=1,macs=0.2")
+    assert sorted(trials_of(select(study.path, wish))) == [0, 5, 6, 7, 8]
+    assert select(study.path, wish).notes == ()
+
+
 def test_limits_come_first(typical_study) -> None:  # type: ignore[no-untyped-def]
     wish = Wish(limits=(Limit("macs", maximum=150_000),))
     assert trials_of(select(typical_study.path, wish)) == [0, 1]
