@@ -29,15 +29,18 @@ def look_at_test(study_dir: Path, selection: Selection, device: str = "auto") ->
     Everything that can fail is tried before the split is opened. Raises SelectionError, WeightsError or StoreError
     then, SecondLookError if the split was opened for other runs.
     """
+    seen = read_look(study_dir)
+    is_theirs = seen is not None and seen.is_at(selection.tested_runs)
+    if seen is not None and is_theirs and not seen.missing:
+        return seen
     unjudged = [str(finalist.trial) for finalist in selection.finalists if not finalist.fresh]
-    if unjudged or not selection.finalists:
+    if not is_theirs and (unjudged or not selection.finalists):
+        judged = ",".join(str(finalist.trial) for finalist in selection.judged)
+        without = f"; TRIALS={judged} leaves them out" if judged else ""
         raise SelectionError(
             f"the test split stays closed until every finalist was trained again; still to do: trial "
-            f"{', '.join(unjudged)} ({retrain_command(selection)})"
+            f"{', '.join(unjudged)} ({retrain_command(selection)}{without})"
         )
-    seen = read_look(study_dir)
-    if seen is not None and not seen.missing and seen.is_at(selection.tested_runs):
-        return seen
     if seen is None and selection.unfinished is not None:
         raise SelectionError(
             f"the test split is opened once and stays closed until the retraining is done; "

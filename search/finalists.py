@@ -147,12 +147,22 @@ def by_noise(
     """The best few by the search's own numbers, and a note when more than ``most`` could be the best."""
     ranked, count = _rank(members, weights, num_images)
     rows = ranked.head(max(min(MIN_FINALISTS, most), min(count, most)))
-    if count <= most:
-        return rows, []
-    return rows, [
-        f"{count - most} more could be the best for all that {plural(num_images, 'validation image')} can tell "
-        f"(FINALISTS={count} takes them in)"
-    ]
+    return rows, _note_more(count - most, count, num_images)
+
+
+def still_to_train(
+    members: pd.DataFrame, weights: dict[str, float], num_images: int, runs: FreshRuns, most: int = MAX_FINALISTS
+) -> tuple[pd.DataFrame, list[str]]:
+    """Of the first ``most`` who could be the best by the search's own numbers, those that no retraining has.
+
+    If there are any, a note tells of others beyond. The retrained keep their places, by the accuracies that the search
+    saw: those of fresh seeds are lower on average, and would make room for the next after every retraining, until all
+    had been trained again. So only a search that went on, or another wish, brings somebody.
+    """
+    ranked, count = _rank(members, weights, num_images)
+    rows = _without(ranked.head(min(count, most)), runs)
+    left = len(_without(ranked[most:count], runs)) if len(rows) else 0
+    return rows, _note_more(left, count, num_images)
 
 
 def _rank(members: pd.DataFrame, weights: dict[str, float], num_images: int) -> tuple[pd.DataFrame, int]:
@@ -167,6 +177,19 @@ def _rank(members: pd.DataFrame, weights: dict[str, float], num_images: int) -> 
     possible = could_be_best(ranked["_utility"].to_numpy(dtype=float), accuracies, num_images, weights[ACCURACY])
     rows = ranked.drop(columns="_utility")
     return pd.concat([rows[possible], rows[~possible]]), int(possible.sum())
+
+
+def _without(rows: pd.DataFrame, runs: FreshRuns) -> pd.DataFrame:
+    return rows[~rows["arch_key"].isin(list(runs))]
+
+
+def _note_more(left: int, count: int, num_images: int) -> list[str]:
+    if left <= 0:
+        return []
+    return [
+        f"{left} more could be the best for all that {plural(num_images, 'validation image')} can tell "
+        f"(FINALISTS={count} takes them in)"
+    ]
 
 
 def _meets(rows: pd.DataFrame, limit: Limit) -> NDArray[np.bool_]:

@@ -40,6 +40,7 @@ from search.finalists import (
     fresh_runs,
     named,
     retrained,
+    still_to_train,
 )
 
 
@@ -73,7 +74,7 @@ class Selection:
     """The choice as far as the records allow. ``judgement`` is of ``judged``, the finalists with fresh runs.
 
     ``members`` counts the architectures that meet the limits; ``notes`` is what the user should know. A retraining that
-    is ``unfinished`` has more to say.
+    is ``unfinished`` has more to say; ``unplanned`` are the finalists that none was asked for.
     """
 
     study: str
@@ -84,6 +85,7 @@ class Selection:
     judgement: Judgement | None
     notes: tuple[str, ...]
     unfinished: Unfinished | None = None
+    unplanned: tuple[int, ...] = ()
 
     @property
     def judged(self) -> tuple[Finalist, ...]:
@@ -138,16 +140,31 @@ def select(study_dir: Path, wish: Wish) -> Selection:
     num_images = _validation_images(study_dir)
     rows, notes = members, list[str]()
     if not wish.trials:
-        rows = retrained(frame, members, runs, wish.limits)
-        notes = _note_few(len(rows), len(members))
-    if rows.empty:
-        rows, notes = by_noise(members, weights, num_images, wish.max_finalists)
+        rows, notes = _find_finalists(frame, members, weights, num_images, runs, wish)
     rows = _with_all_costs(rows, weights)
     finalists = tuple(_finalist(row, weights, runs) for _, row in rows.iterrows())
     judgement = _judge([finalist for finalist in finalists if finalist.fresh], num_images, weights)
     unfinished = find_unfinished(study_dir)
+    unplanned = tuple(finalist.trial for finalist in finalists if finalist.arch_key not in runs)
     notes += [*_note_open(frame), *(_note_runs(finalists) if runs else []), *_note_unfinished(unfinished)]
-    return Selection(study, wish, weights, len(members), finalists, judgement, tuple(notes), unfinished)
+    return Selection(study, wish, weights, len(members), finalists, judgement, tuple(notes), unfinished, unplanned)
+
+
+def _find_finalists(
+    frame: pd.DataFrame,
+    members: pd.DataFrame,
+    weights: dict[str, float],
+    num_images: int,
+    runs: FreshRuns,
+    wish: Wish,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Whoever was trained again, then whoever should be: a search that went on and other limits bring others."""
+    again = retrained(frame, members, runs, wish.limits)
+    if again.empty:
+        return by_noise(members, weights, num_images, wish.max_finalists)
+    others, notes = still_to_train(members, weights, num_images, runs, wish.max_finalists)
+    few = _note_few(len(again), len(others), len(members))
+    return frame.loc[[*again.index, *others.index]], few + notes
 
 
 def save_selection(study_dir: Path, data: dict[str, Any], text: str) -> None:
@@ -215,8 +232,8 @@ def _note_open(frame: pd.DataFrame) -> list[str]:
     return [f"{plural(running, 'trial')} of the search without an outcome yet: more may come"] if running else []
 
 
-def _note_few(count: int, members: int) -> list[str]:
-    if not 0 < count < min(MIN_FINALISTS, members):
+def _note_few(count: int, others: int, members: int) -> list[str]:
+    if count + others >= min(MIN_FINALISTS, members):
         return []
     return [f"only {count} of the {members} trials within the limits were trained again; TRIALS= names others"]
 

@@ -21,15 +21,16 @@ def selection_rows(selection: Selection, look: Look | None) -> list[SelectionRow
 
 def next_command(selection: Selection) -> str:
     """The command that comes next: training again, or exporting (which takes retrained weights where there are any)."""
-    if selection.suggested is None or selection.unfinished is not None:
+    if selection.suggested is None or selection.unfinished is not None or selection.unplanned:
         return retrain_command(selection)
     return f"make export STUDY={selection.study} TRIAL={selection.suggested.trial}"
 
 
 def retrain_command(selection: Selection) -> str:
-    """The command that trains these finalists again, or goes on with that."""
+    """The command that trains these finalists again, or goes on with that: as many seeds for all as one has had."""
     trials = ",".join(str(finalist.trial) for finalist in selection.finalists)
-    seeds = DEFAULT_SEEDS if selection.unfinished is None else selection.unfinished.seeds
+    had = max((len(finalist.runs) for finalist in selection.finalists), default=0)
+    seeds = had or DEFAULT_SEEDS if selection.unfinished is None else selection.unfinished.seeds
     return f"make retrain STUDY={selection.study} TRIALS={trials} SEEDS={seeds}"
 
 

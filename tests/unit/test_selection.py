@@ -24,6 +24,8 @@ from results.selection import (
     utility,
 )
 from results.store import StoreError, StudyStore
+from results.test_ledger import add_score, open_look
+from search.final_test import look_at_test
 from search.finalists import SelectionError, Wish
 from search.selection import Selection, select
 from search.selection_report import next_command, selection_rows, write_selection
@@ -33,11 +35,11 @@ Studies = Callable[..., "object"]
 
 
 def add_fresh(study_dir: Path, accuracies: dict[int, list[float]]) -> None:
-    """A retraining of these trials, written by hand: their accuracies on fresh seeds."""
+    """A retraining of these trials, written by hand: their accuracies on fresh seeds. Repeated, it is gone on with."""
     asked = {e.trial: e for e in StudyStore.open_readonly(study_dir).events() if isinstance(e, Asked)}
     keys = [asked[trial].arch_key for trial in accuracies]
-    run = 0
-    with StudyStore.create(retrain_dir(study_dir), {"retrain_of": study_dir.name, "finalists": keys}) as store:
+    with open_retraining(study_dir, keys) as store:
+        run = sum(isinstance(event, Asked) for event in store.events())
         for trial, scores in accuracies.items():
             about = {"arch_key": asked[trial].arch_key, "arch": asked[trial].arch}
             for score in scores:
@@ -56,6 +58,15 @@ def add_fresh(study_dir: Path, accuracies: dict[int, list[float]]) -> None:
                     )
                 )
                 run += 1
+
+
+def open_retraining(study_dir: Path, keys: list[str]) -> StudyStore:
+    path = retrain_dir(study_dir)
+    if not StudyStore.exists(path):
+        return StudyStore.create(path, {"retrain_of": study_dir.name, "finalists": keys})
+    store = StudyStore.open(path)
+    store.write_json("study.json", {**store.study, "finalists": [*store.study["finalists"], *keys]})
+    return store
 
 
 def trials_of(selection: Selection) -> list[int]:
@@ -242,6 +253,87 @@ def test_limits_hold_for_the_retrained_as_well(typical_study) -> None:  # type: 
     selection = select(typical_study.path, Wish(limits=(Limit("macs", maximum=500_000),)))
     assert trials_of(selection) == [2]
     assert any("only 1 of the 3 trials" in note for note in selection.notes)
+
+
+def test_what_a_search_finds_after_a_retraining_is_to_be_trained_again_as_well(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    for index, accuracy in enumerate((0.90, 0.91, 0.92, 0.70, 0.60)):
+        study.add(accuracy, 1000 + index)
+    add_fresh(study.path, {0: [0.88, 0.89], 1: [0.89, 0.90], 2: [0.90, 0.91]})
+    for index, accuracy in enumerate((0.985, 0.65, 0.990, 0.980)):
+        study.add(accuracy, 2000 + index)
+    selection = select(study.path, Wish())
+    assert trials_of(selection) == [0, 1, 2, 7, 5, 8]
+    assert selection.notes == ("not trained again yet, so not judged: trial 7, 5, 8",)
+    assert next_command(selection) == "make retrain STUDY=s TRIALS=0,1,2,7,5,8 SEEDS=2"
+    with pytest.raises(SelectionError, match=r"still to do: trial 7, 5, 8 \(make retrain .*; TRIALS=0,1,2 leaves"):
+        look_at_test(study.path, selection)
+
+    add_fresh(study.path, {7: [0.97, 0.97], 5: [0.98, 0.98], 8: [0.96, 0.96]})
+    selection = select(study.path, Wish())
+    assert trials_of(selection) == [0, 1, 2, 5, 7, 8]
+    assert selection.notes == ()
+    assert selection.suggested is not None
+    assert selection.suggested.trial in (5, 7, 8)
+    assert next_command(selection) == f"make export STUDY=s TRIAL={selection.suggested.trial}"
+
+
+def test_what_was_seen_of_the_test_split_is_shown_again_when_the_search_has_gone_on(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    study.add(0.90, 1000)
+    add_fresh(study.path, {0: [0.88, 0.89]})
+    seen = open_look(study.path, select(study.path, Wish()).tested_runs, "ab", 200)
+    for run in seen.runs:
+        add_score(study.path, run.run, 0.87)
+    study.add(0.99, 2000)
+    selection = select(study.path, Wish())
+    assert trials_of(selection) == [0, 1]
+    assert look_at_test(study.path, selection).accuracies == {0: 0.87, 1: 0.87}
+
+
+def test_no_more_than_the_finalists_asked_for_join_those_that_were_trained_again(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    for index in range(3):
+        study.add(0.90, 1000 + index)
+    add_fresh(study.path, {0: [0.88, 0.89], 1: [0.89, 0.90], 2: [0.90, 0.91]})
+    for index in range(7):
+        study.add(0.99, 2000 + index)
+    selection = select(study.path, Wish(max_finalists=4))
+    assert trials_of(selection) == [0, 1, 2, 3, 4, 5, 6]
+    assert "3 more could be the best for all that 200 validation images can tell (FINALISTS=7" in selection.notes[0]
+
+
+@pytest.mark.parametrize("prefer", ["accuracy", "knee", "weighted:accuracy=1,macs=0.1"])
+@pytest.mark.parametrize("limits", [(), (Limit("macs", maximum=1900),)])
+def test_a_search_that_did_not_go_on_names_nobody_new_whatever_fresh_seeds_say(
+    new_study, prefer: str, limits: tuple[Limit, ...]
+) -> None:  # type: ignore[no-untyped-def]
+    # Many more than four could be the best, and the four turn out to be worse than all others were in the search.
+    study = new_study()
+    for index in range(12):
+        study.add(0.80 + 0.01 * (index % 5), 1000 + 100 * index)
+    wish = Wish(limits=limits, prefer=prefer, max_finalists=4)
+    before = select(study.path, wish)
+    assert len(before.finalists) == 4
+    assert any("more could be the best" in note for note in before.notes)
+    add_fresh(study.path, {trial: [0.5, 0.51, 0.52] for trial in trials_of(before)})
+    selection = select(study.path, wish)
+    assert sorted(trials_of(selection)) == sorted(trials_of(before))
+    assert selection.judged == selection.finalists
+    assert selection.notes == ()
+
+
+def test_other_limits_after_a_retraining_name_whoever_could_be_the_best_within_them(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    for accuracy, macs in ((0.90, 1000), (0.99, 5000), (0.985, 6000), (0.98, 7000), (0.96, 1500), (0.95, 1600)):
+        study.add(accuracy, macs)
+    add_fresh(study.path, {trial: [0.9, 0.91] for trial in (0, 1, 2, 3)})
+    small = Wish(limits=(Limit("macs", maximum=2000),))
+    selection = select(study.path, small)
+    assert trials_of(selection) == [0, 4, 5]
+    assert selection.notes == ("not trained again yet, so not judged: trial 4, 5",)
+    assert trials_of(select(study.path, Wish(trials=(0, 1)))) == [0, 1]
+    assert select(study.path, Wish(trials=(0, 1))).notes == ()
 
 
 def test_too_close_to_call_takes_the_cheapest_of_the_indistinguishable() -> None:
