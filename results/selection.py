@@ -210,12 +210,19 @@ def describe_judgement(judgement: Judgement, names: Sequence[str]) -> str:
         return f"{leader} is the best with a probability of {percent(judgement.p_best[judgement.leader])}"
     chance = percent(judgement.p_best[judgement.leader])
     rivals = ", ".join(names[index] for index in judgement.contenders)
-    lower = 100 * float(judgement.means[judgement.leader] - judgement.means[judgement.suggested])
-    gap = "" if judgement.suggested == judgement.leader else f", {lower:.1f} points below {leader} in these runs"
+    gap = "" if judgement.suggested == judgement.leader else f", {_describe_gap(judgement)} {leader} in these runs"
     return (
         f"too close to call: {leader} leads with a probability of {chance} of being the best, under {CONFIDENCE:.0%}; "
         f"{names[judgement.suggested]} is the cheapest of the indistinguishable ({rivals}){gap}"
     )
+
+
+def _describe_gap(judgement: Judgement) -> str:
+    """How far the suggestion's accuracy is from the leader's, who leads in utility: not always the lower one."""
+    points = 100 * float(judgement.means[judgement.suggested] - judgement.means[judgement.leader])
+    if abs(points) < 0.05:
+        return "as accurate as"
+    return f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
 
 
 def _seed_variances(groups: Sequence[Sequence[float]], num_images: int, draws: int, rng: np.random.Generator) -> Floats:

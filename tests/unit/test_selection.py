@@ -347,6 +347,22 @@ def test_too_close_to_call_takes_the_cheapest_of_the_indistinguishable() -> None
     assert judgement.p_best.sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("of_cheaper", "words"),
+    [
+        ([0.986, 0.991, 0.990], "0.1 points above trial 7 in these runs"),
+        ([0.983, 0.990, 0.987], "0.1 points below trial 7 in these runs"),
+        ([0.985, 0.990, 0.9881], "as accurate as trial 7 in these runs"),
+    ],
+)
+def test_how_far_the_suggestion_is_from_the_leader_is_said_with_its_side(of_cheaper: list[float], words: str) -> None:
+    # The cheaper in FLOPs lags in what else was asked for, by more than what it may have ahead in accuracy.
+    groups = [[0.985, 0.990, 0.988], of_cheaper]
+    judgement = judge(groups, 269, costs=[2.0, 1.0], handicaps=[0.0, 0.02])
+    assert (judgement.leader, judgement.suggested) == (0, 1)
+    assert describe_judgement(judgement, ["trial 7", "trial 8"]).endswith(f"(trial 7, trial 8), {words}")
+
+
 def test_ties_are_even_and_the_same_input_says_the_same() -> None:
     groups = [[0.9, 0.9], [0.9, 0.9]]
     judgement = judge(groups, 300, costs=[2.0, 1.0])
