@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import pandas as pd
 
 from results.findings import Findings, mapping
@@ -107,7 +108,8 @@ def trained_again(findings: Findings) -> str:
     found = findings.retrained
     if found.empty:
         return ""
-    searched = findings.points.drop_duplicates("arch_key").set_index("arch_key")[ACCURACY]
+    trained = findings.points[(findings.points["status"] == "ok") & np.isfinite(findings.points[ACCURACY])]
+    searched = trained.drop_duplicates("arch_key").set_index("arch_key")[ACCURACY]  # a stopped trial has but a rung's
     rows = [
         (
             copy_button(key, key[:KEY_LENGTH]),

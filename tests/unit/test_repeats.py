@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from results.frame import load_frame
 from results.plots import draw_front_plot, gather_front_plot
 from results.repeats import fold_repeats
 from results.report import write_report
+from results.report_sections import trained_again
 
 
 def test_runs_of_one_architecture_are_folded(new_study: Any, tmp_path: Path) -> None:
@@ -94,3 +96,16 @@ def test_finalists_that_were_trained_again_are_shown(new_study: Any, tmp_path: P
     assert (list(trace.y), list(trace.error_y.array)) == (plot.retrained.y, plot.retrained.spread)
     page = write_report(tmp_path / "s").read_text(encoding="utf-8")
     assert "92.0 % ± 2.8" in page
+
+
+def test_a_stopped_trial_that_was_trained_again_shows_no_accuracy_of_the_search(new_study: Any, tmp_path: Path) -> None:
+    study, retraining = new_study("s"), new_study("s-retrain", retrain_of="s")
+    study.add(0.97, 1000, key="done")
+    study.add(0.31, 1000, key="stopped", status="stopped", rung=0.31)
+    study.add(0.29, 1000, key="twice", status="stopped", rung=0.29)
+    study.add(0.89, 1000, key="twice")
+    for key, accuracy in (("done", 0.95), ("stopped", 0.93), ("twice", 0.91)):
+        retraining.add(accuracy, 1000, key=key, source="retrain")
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", trained_again(load_findings(tmp_path / "s")))
+    shown = {again: searched for searched, again in zip(cells[1::5], cells[2::5])}
+    assert shown == {"95.0 %": "97.0 %", "93.0 %": "-", "91.0 %": "89.0 %"}
