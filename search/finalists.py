@@ -132,10 +132,10 @@ def named(study: str, frame: pd.DataFrame, trials: Sequence[int]) -> pd.DataFram
 
 
 def retrained(frame: pd.DataFrame, members: pd.DataFrame, runs: FreshRuns, limits: Sequence[Limit]) -> pd.DataFrame:
-    """The trials that were trained again and meet the limits, stopped ones included."""
+    """The trials that were trained again and meet the limits. A stopped one is included if none of its kind ended."""
     again = frame["arch_key"].isin(list(runs))
     is_member = frame["trial"].isin(members["trial"])
-    stopped = frame["status"] == "stopped"
+    stopped = (frame["status"] == "stopped") & ~frame["arch_key"].isin(members["arch_key"])
     for limit in limits:
         stopped &= _meets(frame, limit)
     return frame[again & (is_member | stopped)].drop_duplicates("arch_key")

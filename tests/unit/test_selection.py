@@ -323,6 +323,18 @@ def test_a_search_that_did_not_go_on_names_nobody_new_whatever_fresh_seeds_say(
     assert selection.notes == ()
 
 
+def test_a_trial_that_ended_well_is_the_finalist_and_not_an_earlier_one_of_its_architecture_that_was_stopped(
+    new_study,
+) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    study.add(None, 1000, key="twice", status="stopped", rung=0.5)
+    study.add(0.90, 1000, key="twice")
+    assert trials_of(select(study.path, Wish())) == [1]
+    add_fresh(study.path, {1: [0.88, 0.89]})
+    selection = select(study.path, Wish())
+    assert [(finalist.trial, finalist.search_accuracy) for finalist in selection.finalists] == [(1, 0.90)]
+
+
 def test_other_limits_after_a_retraining_name_whoever_could_be_the_best_within_them(new_study) -> None:  # type: ignore[no-untyped-def]
     study = new_study()
     for accuracy, macs in ((0.90, 1000), (0.99, 5000), (0.985, 6000), (0.98, 7000), (0.96, 1500), (0.95, 1600)):
