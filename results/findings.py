@@ -18,7 +18,7 @@ from results.memory import READ, check_fits
 from results.metrics import ACCURACY, COSTS, cost_metric
 from results.quantization import load_quantized
 from results.records import Asked, Ended, Event, Rung
-from results.repeats import RUNS, fold_repeats, retrain_dir
+from results.repeats import RUNS, describe_stranger, find_retraining, fold_repeats
 from results.rung_curves import RungCurves
 from results.store import StudyStore
 from results.test_ledger import read_look
@@ -28,7 +28,8 @@ class Findings:
     """The study as asked, what it ran on, its trials, and the front over its cost.
 
     ``frame`` has a row a trial, ``points`` a row an architecture where one was trained more than once, ``members`` are
-    those of the front, ``retrained`` a row a finalist of the retraining, ``quantized`` a row a quantised point.
+    those of the front, ``retrained`` a row a finalist of the retraining, ``quantized`` a row a quantised point;
+    ``stranger`` says what has the retraining's name and is none.
     ``rungs`` are (epoch, accuracy) of each trial; ``settings`` the dimensions' values, by arch_key. ``ended`` says why
     the search ended; it is empty while it has not. ``look`` is the one at the test split, if there was one.
     """
@@ -41,7 +42,7 @@ class Findings:
         self.members = front(self.points, self.cost.name)
         self.rungs, self.settings, self.ended = log.rungs, log.settings(), log.ended
         self.baselines: list[Mapping[Any, Any]] = [*load_baselines(study_dir).to_dict("records")]
-        self.retrained = read_retrained(study_dir)
+        self.retrained, self.stranger = read_retrained(study_dir), describe_stranger(study_dir)
         self.quantized = load_quantized(study_dir)
         self.look = read_look(study_dir)
 
@@ -125,8 +126,8 @@ def primary_cost(study: Mapping[str, Any]) -> str:
 
 def read_retrained(study_dir: Path) -> pd.DataFrame:
     """The finalists that were trained again on fresh seeds, in the study beside this one: see ``fold_repeats``."""
-    path = retrain_dir(study_dir)
-    frame = build_frame(StudyStore.open_readonly(path).events() if StudyStore.exists(path) else ())
+    path = find_retraining(study_dir)
+    frame = build_frame(StudyStore.open_readonly(path).events() if path is not None else ())
     folded = fold_repeats(frame[frame["status"] == "ok"])
     return folded[np.isfinite(folded[ACCURACY])].sort_values(["macs", "trial"])
 

@@ -107,7 +107,7 @@ def trained_again(findings: Findings) -> str:
     """What the finalists reach on fresh seeds, beside what the search saw of them."""
     found = findings.retrained
     if found.empty:
-        return ""
+        return section("Trained again", paragraph(sentence(findings.stranger), "notice")) if findings.stranger else ""
     trained = findings.points[(findings.points["status"] == "ok") & np.isfinite(findings.points[ACCURACY])]
     searched = trained.drop_duplicates("arch_key").set_index("arch_key")[ACCURACY]  # a stopped trial has but a rung's
     rows = [

@@ -10,8 +10,8 @@ from crossvit_core.recipe import TrainRecipe
 from crossvit_core.train import open_split, score
 from crossvit_core.weights import WeightsError, load_model
 from results.records import Asked, Finished
-from results.repeats import retrain_dir
-from results.store import StudyStore
+from results.repeats import describe_stranger, find_retraining
+from results.store import StoreError, StudyStore
 from results.test_ledger import Look, TestedRun, add_score, open_look, read_look
 from results.units import plural
 from search.evaluate import pick_device
@@ -76,12 +76,12 @@ def _weigh(study_dir: Path, run: TestedRun, arch: ArchConfig) -> TestedRun:
 
 
 def _weights_path(study_dir: Path, run: int) -> Path:
-    return StudyStore.open_readonly(retrain_dir(study_dir)).trial_dir(run) / WEIGHTS_NAME
+    return _open_retraining(study_dir).trial_dir(run) / WEIGHTS_NAME
 
 
 def _scored_in_bfloat16(study_dir: Path) -> set[int]:
     """The runs whose validation accuracies are those of autocast; their test accuracies are to be the same kind."""
-    retraining = StudyStore.open_readonly(retrain_dir(study_dir))
+    retraining = _open_retraining(study_dir)
     if not TrainRecipe.from_dict(retraining.study["recipe"]).amp:
         return set()
     ended = (event for event in retraining.events() if isinstance(event, Finished))
@@ -89,5 +89,12 @@ def _scored_in_bfloat16(study_dir: Path) -> set[int]:
 
 
 def _archs(study_dir: Path) -> dict[int, ArchConfig]:
-    events = StudyStore.open_readonly(retrain_dir(study_dir)).events()
+    events = _open_retraining(study_dir).events()
     return {event.trial: ArchConfig.from_dict(event.arch) for event in events if isinstance(event, Asked)}
+
+
+def _open_retraining(study_dir: Path) -> StudyStore:
+    path = find_retraining(study_dir)
+    if path is None:
+        raise StoreError(describe_stranger(study_dir) or f"study {study_dir.name!r} has no retraining any more")
+    return StudyStore.open_readonly(path)

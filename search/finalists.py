@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from results.frame import RUNNING
 from results.metrics import ACCURACY
 from results.records import Finished
-from results.repeats import retrain_dir
+from results.repeats import find_retraining
 from results.selection import could_be_best, utility
 from results.store import StudyStore
 from results.units import plural
@@ -61,8 +61,8 @@ FreshRuns = dict[str, tuple[FreshRun, ...]]
 
 def fresh_runs(study_dir: Path) -> FreshRuns:
     """What the study's retraining has on record, by architecture, those still to be trained included; or nothing."""
-    path = retrain_dir(study_dir)
-    if not StudyStore.exists(path):
+    path = find_retraining(study_dir)
+    if path is None:
         return {}
     store = StudyStore.open_readonly(path)
     runs: dict[str, list[FreshRun]] = {key: [] for key in store.study.get("finalists", [])}
@@ -84,8 +84,8 @@ class Unfinished:
 
 def find_unfinished(study_dir: Path) -> Unfinished | None:
     """How much of the study's retraining is still to do; None if there is nothing or none was begun."""
-    path = retrain_dir(study_dir)
-    if not StudyStore.exists(path):
+    path = find_retraining(study_dir)
+    if path is None:
         return None
     store = StudyStore.open_readonly(path)
     finished = len({event.trial for event in store.events() if isinstance(event, Finished)})

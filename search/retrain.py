@@ -14,7 +14,7 @@ from crossvit_core.config import ArchConfig
 from crossvit_core.data import ImageData, load_dataset
 from crossvit_core.recipe import TrainRecipe
 from results.records import Asked, Event
-from results.repeats import retrain_dir
+from results.repeats import describe_stranger, retrain_dir
 from results.store import StoreError, StudyStore
 from results.units import plural
 from search.checkpoint_sweeper import CheckpointSweeper
@@ -63,13 +63,15 @@ def resolve_retraining(config: RetrainConfig) -> Retraining:
     if config.seeds < 1:
         raise SelectionError(f"seeds must be at least 1, got {config.seeds}; with 3 or more there is an interval")
     source = StudyStore.open_readonly(config.study_dir)
-    path = retrain_dir(config.study_dir)
+    path, stranger = retrain_dir(config.study_dir), describe_stranger(config.study_dir)
+    if stranger:
+        raise StoreError(stranger)
     events = list(StudyStore.open_readonly(path).events()) if StudyStore.exists(path) else []
     data = open_study_data(config.study_dir)
     recipe = _find_recipe(config, source.study, path)
     items = _list_items(config, source, events)
     plan = _make_plan(config, source.study, path, recipe, data)
-    described = _describe(config.study_dir.name, source.study, path, plan, data, items, config.seeds)
+    described = _describe(_retrained_as(config.study_dir, path), source.study, path, plan, data, items, config.seeds)
     return Retraining(path, described, items, plan)
 
 
@@ -203,6 +205,11 @@ def _describe(
         "rungs": list(plan.rungs),
         "stopping": Stopping().to_dict(),
     }
+
+
+def _retrained_as(study_dir: Path, path: Path) -> str:
+    """The study's name as the retraining has it: the two may have been renamed since."""
+    return str(StudyStore.open_readonly(path).study["retrain_of"]) if StudyStore.exists(path) else study_dir.name
 
 
 def _open_store(retraining: Retraining) -> StudyStore:

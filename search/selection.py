@@ -16,6 +16,7 @@ import pandas as pd
 from crossvit_core.atomic_file import write_atomically
 from results.frame import RUNNING, load_frame
 from results.metrics import ACCURACY
+from results.repeats import describe_stranger
 from results.selection import (
     Judgement,
     PreferenceError,
@@ -146,7 +147,9 @@ def select(study_dir: Path, wish: Wish) -> Selection:
     judgement = _judge([finalist for finalist in finalists if finalist.fresh], num_images, weights)
     unfinished = find_unfinished(study_dir)
     unplanned = tuple(finalist.trial for finalist in finalists if finalist.arch_key not in runs)
+    stranger = describe_stranger(study_dir)
     notes += [*_note_open(frame), *(_note_runs(finalists) if runs else []), *_note_unfinished(unfinished)]
+    notes += [stranger] if stranger else []
     return Selection(study, wish, weights, len(members), finalists, judgement, tuple(notes), unfinished, unplanned)
 
 

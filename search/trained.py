@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from crossvit_core.artefact import ExportError
 from crossvit_core.config import ArchConfig, suggest
 from results.records import Finished
-from results.repeats import retrain_dir
+from results.repeats import describe_stranger, find_retraining
 from results.store import StudyStore
 from search.enqueue import asked_arch
 
@@ -45,22 +45,23 @@ def find_trained(study_dir: Path, trial: int, origin: str = "auto") -> Trained:
 
     ``origin`` "retrain": of the seeds that were retrained with the trial's architecture, the one with the highest
     validation accuracy (the lowest number among equals). "search": the trial's own. "auto": the first if there are
-    any, else the second. Raises ExportError for a trial without weights, saying why and what to run; StoreError for a
-    study that is not there.
+    any, else the second; a study that has but the name of the retraining is then named in ``why``. Raises ExportError
+    for a trial without weights, saying why and what to run; StoreError for a study that is not there.
     """
     if origin not in ORIGINS:
         raise ExportError(f"weights from {origin!r} are unknown; {suggest(origin, ORIGINS)}")
     arch = asked_arch(study_dir, trial, ExportError)
-    again = retrain_dir(study_dir)
-    retrained = list(_retrained(again, arch)) if origin != "search" and StudyStore.exists(again) else []
+    if origin == "search":
+        return _own(study_dir, trial, arch)
+    again, stranger = find_retraining(study_dir), describe_stranger(study_dir)
+    retrained = [] if again is None else list(_retrained(again, arch))
     if retrained:
         return _best(retrained)
     if origin == "retrain":
-        raise ExportError(
-            f"trial {trial} of study {study_dir.name!r} has no retrained weights; retrain it with: "
-            f"make retrain STUDY={study_dir.name} TRIALS={trial}"
-        )
-    return _own(study_dir, trial, arch)
+        way_out = stranger or f"retrain it with: make retrain STUDY={study_dir.name} TRIALS={trial}"
+        raise ExportError(f"trial {trial} of study {study_dir.name!r} has no retrained weights; {way_out}")
+    own = _own(study_dir, trial, arch)
+    return replace(own, why=f"{own.why} ({stranger})") if stranger else own
 
 
 def _retrained(study_dir: Path, arch: ArchConfig) -> Iterator[Trained]:

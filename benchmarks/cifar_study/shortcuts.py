@@ -22,7 +22,7 @@ from scipy.stats import kendalltau, norm
 
 from benchmarks.crossbench.make_table import curve_columns
 from results.frame import load_frame
-from results.repeats import retrain_dir
+from results.repeats import find_retraining
 from results.store import StudyStore
 
 SHARES = (0.05, 0.10, 0.25)
@@ -78,8 +78,8 @@ def compare(study_dir: Path) -> pd.DataFrame:
     for name, words in (("macs", "FLOPs"), ("params", "parameters")):
         add(words, "final accuracy", frame[name], final)
     add("FLOPs", "1 / throughput", frame["macs"], 1 / frame["throughput_ips"])
-    again = retrain_dir(study_dir)
-    if StudyStore.exists(again):
+    again = find_retraining(study_dir)
+    if again is not None:
         other = load_frame(again).query("status == 'ok'").groupby("arch_key")["val_accuracy"].first()
         both = frame["arch_key"].isin(other.index)
         truth = frame.loc[both, "arch_key"].map(other)

@@ -87,9 +87,9 @@ class Studies:
         self.runs_dir = runs_dir
         self.data = load_dataset("digits", image_size=16)
 
-    def create(self, name: str) -> Path:
+    def create(self, name: str, **changes: Any) -> Path:
         measure = {"batch_size": 32}
-        StudyStore.create(self.runs_dir / name, {"data": self.data.describe(), "measure": measure}).close()
+        StudyStore.create(self.runs_dir / name, {"data": self.data.describe(), "measure": measure, **changes}).close()
         return self.runs_dir / name
 
     def add(
@@ -273,7 +273,7 @@ def test_the_best_retrained_seed_goes_before_the_search(studies: Studies) -> Non
     assert find_trained(study, 0).study == "s"
     with pytest.raises(ExportError, match="make retrain STUDY=s TRIALS=0"):
         find_trained(study, 0, "retrain")
-    again = studies.create(retrain_dir(study).name)
+    again = studies.create(retrain_dir(study).name, retrain_of="s")
     for trial, accuracy in enumerate((0.9, 0.95, 0.95, 0.99)):
         studies.add(again, trial, accuracy=accuracy, weights=trial != 3)
     found = find_trained(study, 0)
@@ -283,13 +283,25 @@ def test_the_best_retrained_seed_goes_before_the_search(studies: Studies) -> Non
     assert find_trained(study, 0, "search").study == "s"
 
 
+def test_weights_of_a_study_that_is_no_retraining_are_not_taken_and_that_is_said(studies: Studies) -> None:
+    study = studies.create("s")
+    studies.add(study, 0, accuracy=0.9)
+    studies.add(studies.create("s-retrain"), 0, accuracy=0.99)
+    found = find_trained(study, 0)
+    assert found.study == "s"
+    assert found.why.startswith("the trial's own, from the search (study 's-retrain' is no retraining of 's' but")
+    assert find_trained(study, 0, "search").why == "the trial's own, from the search"
+    with pytest.raises(ExportError, match=r"has no retrained weights; study 's-retrain' is no retraining of 's' but"):
+        find_trained(study, 0, "retrain")
+
+
 def test_a_stopped_trial_can_be_exported_once_it_is_retrained(studies: Studies) -> None:
     study = studies.create("s")
     studies.add(study, 0, status="stopped", weights=False)
     studies.add(study, 1)
     with pytest.raises(ExportError, match=r"ended 'stopped' and left no trained weights; choose .* such as 1"):
         find_trained(study, 0)
-    studies.add(studies.create("s-retrain"), 0)
+    studies.add(studies.create("s-retrain", retrain_of="s"), 0)
     assert find_trained(study, 0).study == "s-retrain"
 
 

@@ -14,7 +14,7 @@ import pytest
 from results.findings import load_findings
 from results.frame import load_frame
 from results.plots import draw_front_plot, gather_front_plot
-from results.repeats import fold_repeats
+from results.repeats import describe_stranger, find_retraining, fold_repeats
 from results.report import write_report
 from results.report_sections import trained_again
 
@@ -81,7 +81,7 @@ def test_one_architecture_in_many_trials_is_said_to_be_one(new_study: Any, tmp_p
 
 
 def test_finalists_that_were_trained_again_are_shown(new_study: Any, tmp_path: Path) -> None:
-    study, retraining = new_study("s"), new_study("s-retrain")
+    study, retraining = new_study("s"), new_study("s-retrain", retrain_of="s")
     study.add(0.97, 1000, key="finalist")
     for accuracy in (0.90, 0.94):
         retraining.add(accuracy, 1000, key="finalist", source="retrain")
@@ -96,6 +96,42 @@ def test_finalists_that_were_trained_again_are_shown(new_study: Any, tmp_path: P
     assert (list(trace.y), list(trace.error_y.array)) == (plot.retrained.y, plot.retrained.spread)
     page = write_report(tmp_path / "s").read_text(encoding="utf-8")
     assert "92.0 % ± 2.8" in page
+
+
+def test_a_retraining_is_told_by_its_record_and_moves_with_its_study(new_study: Any, tmp_path: Path) -> None:
+    assert find_retraining(new_study("alone").path) is None
+    assert describe_stranger(tmp_path / "alone") == ""
+    path = new_study("old").path
+    again = new_study("old-retrain", retrain_of="old").path
+    assert (find_retraining(path), describe_stranger(path)) == (again, "")
+    # Both were renamed: what the study was called when it began is on its record, and so is whom it retrained.
+    path, again = path.rename(tmp_path / "new"), again.rename(tmp_path / "new-retrain")
+    assert (find_retraining(path), describe_stranger(path)) == (again, "")
+
+
+def test_a_study_that_only_has_the_name_of_a_retraining_is_none_and_that_is_said(new_study: Any) -> None:
+    own, other = new_study("own").path, new_study("other").path
+    new_study("own-retrain")
+    new_study("other-retrain", retrain_of="third")
+    assert find_retraining(own) is None
+    assert find_retraining(other) is None
+    assert describe_stranger(own) == (
+        "study 'own-retrain' is no retraining of 'own' but a study of its own, so its runs do not count; rename it to "
+        "train finalists of 'own' again"
+    )
+    assert describe_stranger(other) == (
+        "study 'other-retrain' is a retraining of 'third', not of 'other', so its runs do not count; if 'other' was "
+        "called 'third' then, write 'other' for retrain_of into other-retrain/study.json, else rename it"
+    )
+
+
+def test_runs_of_a_study_that_is_no_retraining_are_not_shown_as_fresh_ones(new_study: Any, tmp_path: Path) -> None:
+    study, search = new_study("s"), new_study("s-retrain")
+    study.add(0.97, 1000, key="finalist")
+    search.add(0.94, 1000, key="finalist")
+    findings = load_findings(tmp_path / "s")
+    assert findings.retrained.empty
+    assert "&#x27;s-retrain&#x27; is no retraining of" in trained_again(findings)
 
 
 def test_a_stopped_trial_that_was_trained_again_shows_no_accuracy_of_the_search(new_study: Any, tmp_path: Path) -> None:

@@ -223,6 +223,30 @@ def test_what_could_not_be_compared_is_refused(study_dir: Path) -> None:
         resolve_retraining(RetrainConfig(study_dir=study_dir, trials=(0,)))
 
 
+def test_a_study_of_ones_own_is_not_gone_on_with_as_a_retraining(study_dir: Path) -> None:
+    record = retrain_dir(study_dir) / "study.json"
+    selection = select(study_dir, Wish())
+    study = json.loads(record.read_text())
+    del study["retrain_of"], study["recipe"]
+    record.write_text(json.dumps(study))
+    with pytest.raises(StoreError, match="study 's-retrain' is no retraining of 's' but a study of its own"):
+        resolve_retraining(RetrainConfig(study_dir=study_dir, trials=(0,)))
+    with pytest.raises(StoreError, match="study 's-retrain' is no retraining of 's' but a study of its own"):
+        look_at_test(study_dir, selection)
+    assert read_look(study_dir) is None
+
+
+def test_a_retraining_that_was_renamed_with_its_study_is_gone_on_with(study_dir: Path) -> None:
+    runs_dir, began_as = study_dir.parent, json.loads((study_dir / "study.json").read_text())["name"]
+    record = retrain_dir(study_dir) / "study.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "retrain_of": began_as}))
+    study_dir.rename(runs_dir / "t")
+    (runs_dir / "s-retrain").rename(runs_dir / "t-retrain")
+    retraining = resolve_retraining(RetrainConfig(study_dir=runs_dir / "t", trials=(0, 1), seeds=2))
+    assert run_retraining(retraining, InProcessExecutor()).is_over()
+    assert json.loads((runs_dir / "t-retrain" / "study.json").read_text())["retrain_of"] == began_as
+
+
 def test_the_test_split_is_opened_once_for_the_named(study_dir: Path) -> None:
     selection = select(study_dir, Wish())
     assert describe_test(selection, read_look(study_dir)).startswith("the test split is closed")

@@ -13,7 +13,7 @@ import pytest
 from results.frame import front, load_frame
 from results.picks import pick_members
 from results.records import Asked, Finished
-from results.repeats import retrain_dir
+from results.repeats import describe_stranger, retrain_dir
 from results.selection import (
     PreferenceError,
     describe_judgement,
@@ -333,6 +333,29 @@ def test_a_trial_that_ended_well_is_the_finalist_and_not_an_earlier_one_of_its_a
     add_fresh(study.path, {1: [0.88, 0.89]})
     selection = select(study.path, Wish())
     assert [(finalist.trial, finalist.search_accuracy) for finalist in selection.finalists] == [(1, 0.90)]
+
+
+def test_a_search_that_bears_the_name_of_the_retraining_decides_nothing(new_study) -> None:  # type: ignore[no-untyped-def]
+    study, search = new_study(), new_study("s-retrain")
+    for index, accuracy in enumerate((0.90, 0.92, 0.95)):
+        study.add(accuracy, 1000 + index, key=f"key{index}")
+        search.add(1 - accuracy, 1000 + index, key=f"key{index}")
+    search.ask()
+    selection = select(study.path, Wish())
+    assert selection.judged == ()
+    assert selection.unfinished is None
+    assert selection.notes == (describe_stranger(study.path),)
+
+
+def test_a_study_that_was_renamed_with_its_retraining_keeps_its_fresh_seeds(new_study, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    study.add(0.90, 1000)
+    add_fresh(study.path, {0: [0.88, 0.89]})
+    for name in ("s", "s-retrain"):
+        (tmp_path / name).rename(tmp_path / name.replace("s", "t", 1))
+    selection = select(tmp_path / "t", Wish())
+    assert [run.accuracy for run in selection.judged[0].fresh] == [0.88, 0.89]
+    assert selection.notes == ()
 
 
 def test_other_limits_after_a_retraining_name_whoever_could_be_the_best_within_them(new_study) -> None:  # type: ignore[no-untyped-def]
