@@ -54,8 +54,8 @@ def _preprocessing(arch: ArchConfig, mean: Sequence[float], std: Sequence[float]
     """The steps of ``crossvit_core.data_decode`` and of normalisation, in their order."""
     return {
         "colour": "gray" if arch.in_channels == 1 else "RGB",
-        "resize": "turned as EXIF says, transparent parts white, shorter side, bicubic (Pillow's ImageOps.fit); an image of the "
-        "size already is not resized",
+        "resize": "turned as EXIF says, transparent parts white; shorter side, bicubic (Pillow's ImageOps.fit); an "
+        "image of the size already is not resized",
         "interpolation": "bicubic",
         "crop": "center",
         "crop_pct": 1.0,

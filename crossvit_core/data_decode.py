@@ -61,8 +61,8 @@ def decode(selection: Selection, out: np.ndarray) -> None:
         out[index] = pixels
     if brightest and max(brightest) < _LEAST_16_BIT:
         raise DataError(
-            f"the brightest pixel of all {len(brightest)} images of 16 bits is {max(brightest)} of 65535: they would be "
-            "black; store them with their bits shifted up, or with 8 bits"
+            f"the brightest pixel of all {len(brightest)} images of 16 bits is {max(brightest)} of 65535: they would "
+            "be black; store them with their bits shifted up, or with 8 bits"
         )
 
 
