@@ -1,7 +1,7 @@
 # Two commands do everything, each installing what it needs:
 #   make search SPACE=small      search architectures, end with a report
 #   make test                    the tests
-# Variables: SPACE DATA STUDY TRIALS HOURS DEVICE_HOURS PLATEAU ENQUEUE DETERMINISTIC EPOCHS WORKERS SEED OBJECTIVES LIMIT MEASURE DASHBOARD TENSORBOARD SAMPLER STOPPING MAX_KILLED EXECUTOR GPUS_PER_TRIAL TRIAL_MINUTES TRIAL FORMAT OUT FORCE BITS TARGET CALIB FIGURES MAX_FLOPS MAX_PARAMS MIN_THROUGHPUT MAX_LATENCY_MS PREFER FINALISTS SEEDS OPEN_TEST BASE SCHEMES COMPONENTS DIMENSION VALUES REFERENCE MATCH BASELINES TRAIN IMAGE_SIZE
+# Variables: SPACE DATA STUDY TRIALS HOURS DEVICE_HOURS PLATEAU ENQUEUE DETERMINISTIC EPOCHS WORKERS SEED OBJECTIVES LIMIT MEASURE DASHBOARD TENSORBOARD SAMPLER STOPPING MAX_KILLED EXECUTOR GPUS_PER_TRIAL TRIAL_MINUTES TRIAL FORMAT OUT FORCE BITS TARGET CALIB FIGURES MAX_FLOPS MAX_PARAMS MIN_THROUGHPUT MAX_LATENCY_MS PREFER FINALISTS SEEDS OPEN_TEST BASE SCHEMES COMPONENTS DIMENSION VALUES REFERENCE MATCH BASELINES TRAIN IMAGE_SIZE RUNS_DIR
 
 SPACE ?= small
 UV_VERSION := 0.13.8
@@ -16,6 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 	&& { echo $$p; break; }; done)
 
 option = $(if $($(2)),--$(1) '$($(2))')
+FOLDER = $(call option,runs-dir,RUNS_DIR)
 SEARCH_OPTIONS = --space '$(SPACE)' $(call option,data,DATA) $(call option,study,STUDY) $(call option,trials,TRIALS) \
 	$(call option,hours,HOURS) $(call option,device-hours,DEVICE_HOURS) $(call option,plateau,PLATEAU) \
 	$(foreach name,$(ENQUEUE),--enqueue '$(name)') $(if $(DETERMINISTIC),--deterministic) \
@@ -23,18 +24,18 @@ SEARCH_OPTIONS = --space '$(SPACE)' $(call option,data,DATA) $(call option,study
 	$(call option,objectives,OBJECTIVES) $(call option,limit,LIMIT) $(call option,measure,MEASURE) \
 	$(if $(DASHBOARD),--dashboard) $(if $(TENSORBOARD),--tensorboard) \
 	$(call option,stopping,STOPPING) $(call option,max-killed,MAX_KILLED) $(call option,executor,EXECUTOR) $(call option,gpus-per-trial,GPUS_PER_TRIAL) \
-	$(call option,trial-minutes,TRIAL_MINUTES)
+	$(call option,trial-minutes,TRIAL_MINUTES) $(FOLDER)
 
 CHOICE_OPTIONS = $(call option,max-flops,MAX_FLOPS) $(call option,max-params,MAX_PARAMS) \
 	$(call option,min-throughput,MIN_THROUGHPUT) $(call option,max-latency-ms,MAX_LATENCY_MS) \
-	$(call option,prefer,PREFER) $(call option,trials,TRIALS) $(call option,finalists,FINALISTS)
+	$(call option,prefer,PREFER) $(call option,trials,TRIALS) $(call option,finalists,FINALISTS) $(FOLDER)
 
 # The default space is for a search: beside BASE only a space that was asked for counts.
 ABLATION_OPTIONS = $(call option,base,BASE) $(if $(BASE),$(if $(filter-out file,$(origin SPACE)),--space '$(SPACE)'),--space '$(SPACE)') \
 	$(call option,schemes,SCHEMES) $(call option,components,COMPONENTS) $(call option,dimension,DIMENSION) $(call option,values,VALUES) \
 	$(call option,reference,REFERENCE) $(call option,seeds,SEEDS) $(call option,match,MATCH) $(call option,data,DATA) \
 	$(call option,study,STUDY) $(call option,epochs,EPOCHS) $(call option,seed,SEED) $(call option,workers,WORKERS) \
-	$(call option,executor,EXECUTOR) $(call option,gpus-per-trial,GPUS_PER_TRIAL)
+	$(call option,executor,EXECUTOR) $(call option,gpus-per-trial,GPUS_PER_TRIAL) $(FOLDER)
 
 .DEFAULT_GOAL := help
 .PHONY: help install search status dashboard report ablation bench select retrain export quantize test test-all lint clean
@@ -57,20 +58,20 @@ search: $(INSTALLED)  ## search a space: SPACE=small|smoke|cifar|paper|my.yaml D
 	@CROSSVIT_MAKE_COMMAND="make search $(MAKEOVERRIDES)" $(BIN)/crossvit search $(SEARCH_OPTIONS)
 
 status: $(INSTALLED)  ## say how a study stands, also while it runs: STUDY= FOLLOW=1
-	@$(BIN)/crossvit status '$(STUDY)' $(if $(FOLLOW),--follow)
+	@$(BIN)/crossvit status '$(STUDY)' $(if $(FOLLOW),--follow) $(FOLDER)
 
 dashboard: $(INSTALLED)  ## write a study's journal for optuna-dashboard: STUDY=
-	@$(BIN)/crossvit dashboard '$(STUDY)'
+	@$(BIN)/crossvit dashboard '$(STUDY)' $(FOLDER)
 
 report: $(INSTALLED)  ## write a study's report again, or compare several: STUDY=|STUDY="a b" FIGURES=png|svg
-	@$(BIN)/crossvit report $(patsubst %,'%',$(STUDY)) $(call option,figures,FIGURES)
+	@$(BIN)/crossvit report $(patsubst %,'%',$(STUDY)) $(call option,figures,FIGURES) $(FOLDER)
 
 ablation: $(INSTALLED)  ## compare fusion schemes over paired seeds: BASE=|SPACE= SCHEMES= SEEDS=5 MATCH=flops COMPONENTS=all DIMENSION= VALUES= DATA= EPOCHS=
 	@CROSSVIT_MAKE_COMMAND="make ablation $(MAKEOVERRIDES)" $(BIN)/crossvit ablate $(ABLATION_OPTIONS)
 
 bench: $(INSTALLED)  ## time a study's front again, alone: STUDY=; networks from elsewhere: BASELINES=timm:a,timm:b TRAIN=1 SEEDS=3 IMAGE_SIZE=
 	@$(BIN)/crossvit bench $(if $(STUDY),'$(STUDY)') $(call option,baselines,BASELINES) $(if $(TRAIN),--train) \
-		$(if $(TRAIN),$(call option,seeds,SEEDS)) $(call option,image-size,IMAGE_SIZE)
+		$(if $(TRAIN),$(call option,seeds,SEEDS)) $(call option,image-size,IMAGE_SIZE) $(FOLDER)
 
 select: $(INSTALLED)  ## choose what to deploy: STUDY= MAX_FLOPS=40M MIN_THROUGHPUT= MAX_PARAMS= MAX_LATENCY_MS= PREFER= TRIALS= OPEN_TEST=1
 	@$(BIN)/crossvit select '$(STUDY)' $(CHOICE_OPTIONS) $(if $(OPEN_TEST),--open-test)
@@ -81,10 +82,10 @@ retrain: $(INSTALLED)  ## train finalists again on fresh seeds: STUDY= TRIALS=1,
 		$(call option,executor,EXECUTOR) $(call option,gpus-per-trial,GPUS_PER_TRIAL)
 
 export: $(INSTALLED)  ## write a trial as a verified file: STUDY= TRIAL= FORMAT=onnx|torch_export|safetensors|timm OUT= FORCE=1
-	@$(BIN)/crossvit export '$(STUDY)' '$(TRIAL)' $(call option,format,FORMAT) $(call option,out,OUT) $(if $(FORCE),--force)
+	@$(BIN)/crossvit export '$(STUDY)' '$(TRIAL)' $(call option,format,FORMAT) $(call option,out,OUT) $(if $(FORCE),--force) $(FOLDER)
 
 quantize: $(INSTALLED)  ## accuracy of a trial at fewer bits, simulated: STUDY= TRIAL= BITS=8,6,5,4,3 TARGET=6,5,4.5,4 CALIB=128
-	@$(BIN)/crossvit quantize '$(STUDY)' '$(TRIAL)' $(call option,bits,BITS) $(call option,target,TARGET) $(call option,calib,CALIB)
+	@$(BIN)/crossvit quantize '$(STUDY)' '$(TRIAL)' $(call option,bits,BITS) $(call option,target,TARGET) $(call option,calib,CALIB) $(FOLDER)
 
 test: $(INSTALLED)  ## the tests, under ten minutes on two cores
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" --nbmake tests notebooks

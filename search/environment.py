@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from results.store import DEFAULT_RUNS_DIR
+
 _PACKAGES = ("torch", "timm", "optuna", "ray", "numpy", "moocore", "crossvit-search")
 
 
@@ -50,6 +52,12 @@ def _command_words(trials: int | None) -> list[str]:
         place = arguments.index("--trials")
         arguments = arguments[:place] + arguments[place + 2 :]
     return ["crossvit", *arguments, *(["--trials", str(trials)] if trials else [])]
+
+
+def in_runs_dir(command: str, runs_dir: Path) -> str:
+    """A command of make's, for studies in that folder."""
+    usual = runs_dir.absolute() == DEFAULT_RUNS_DIR.absolute()
+    return command if usual else f"{command} RUNS_DIR={shlex.quote(str(runs_dir))}"
 
 
 def count_cores() -> int:

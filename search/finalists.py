@@ -102,12 +102,7 @@ def find_members(study: str, frame: pd.DataFrame, limits: Sequence[Limit]) -> pd
     finished = frame[(frame["status"] == "ok") & np.isfinite(frame[ACCURACY])]
     if finished.empty:
         raise SelectionError(f"study {study!r} has nothing to choose from: {_why_empty(frame)}")
-    for limit in limits:
-        if limit.metric not in finished or not np.isfinite(finished[limit.metric]).any():
-            raise SelectionError(
-                f"study {study!r} has no {limit.metric} on record, so nothing can be limited by it; "
-                f"a search with a limit on {limit.metric} measures it"
-            )
+    _check_on_record(study, finished, limits)
     met = [_meets(finished, limit) for limit in limits]
     members = finished[np.logical_and.reduce([np.ones(len(finished), dtype=bool), *met])]
     if members.empty:
@@ -115,10 +110,19 @@ def find_members(study: str, frame: pd.DataFrame, limits: Sequence[Limit]) -> pd
     return members.drop_duplicates("arch_key")
 
 
-def named(study: str, frame: pd.DataFrame, trials: Sequence[int]) -> pd.DataFrame:
+def _check_on_record(study: str, rows: pd.DataFrame, limits: Sequence[Limit]) -> None:
+    for limit in limits:
+        if limit.metric not in rows or not np.isfinite(rows[limit.metric]).any():
+            raise SelectionError(
+                f"study {study!r} has no {limit.metric} on record, so nothing can be limited by it; "
+                f"a search with a limit on {limit.metric} measures it"
+            )
+
+
+def named(study: str, frame: pd.DataFrame, trials: Sequence[int], limits: Sequence[Limit]) -> pd.DataFrame:
     """The trials of these numbers, stopped ones included, the first of each architecture.
 
-    Limits do not apply to what is named. Raises SelectionError for one that cannot be trained again.
+    Raises SelectionError for one that cannot be trained again, or is outside a limit.
     """
     rows = frame[frame["trial"].isin(trials)]
     missing = sorted(set(trials) - set(rows["trial"]))
@@ -128,6 +132,13 @@ def named(study: str, frame: pd.DataFrame, trials: Sequence[int]) -> pd.DataFram
     for row in rows[~rows["status"].isin(_CAN_BE_TRAINED_AGAIN)].itertuples():
         why = f" ({row.error})" if row.error else ""
         raise SelectionError(f"trial {row.trial} of study {study!r} is {row.status}{why}; name trials that trained")
+    _check_on_record(study, frame, limits)
+    for limit in limits:
+        for row in rows[~_meets(rows, limit)].to_dict("records"):
+            has = format_number(row[limit.metric]) if np.isfinite(row[limit.metric]) else "none on record"
+            raise SelectionError(
+                f"trial {row['trial']} of study {study!r} is not within {limit.describe()}: it has {has}; leave one out"
+            )
     return rows.drop_duplicates("arch_key")
 
 

@@ -134,9 +134,10 @@ class Selection:
 
 def select(study_dir: Path, wish: Wish) -> Selection:
     """Choose among the study's trials. Raises SelectionError, or StoreError if there is no such study."""
+    _check_chosen_from(study_dir)
     frame = load_frame(study_dir)
     study, runs = study_dir.name, fresh_runs(study_dir)
-    members = named(study, frame, wish.trials) if wish.trials else find_members(study, frame, wish.limits)
+    members = named(study, frame, wish.trials, wish.limits) if wish.trials else find_members(study, frame, wish.limits)
     weights = _find_weights(wish.prefer, frame if wish.trials else members)
     num_images = _validation_images(study_dir)
     rows, notes = members, list[str]()
@@ -151,6 +152,15 @@ def select(study_dir: Path, wish: Wish) -> Selection:
     notes += [*_note_open(frame), *(_note_runs(finalists) if runs else []), *_note_unfinished(unfinished)]
     notes += [stranger] if stranger else []
     return Selection(study, wish, weights, len(members), finalists, judgement, tuple(notes), unfinished, unplanned)
+
+
+def _check_chosen_from(study_dir: Path) -> None:
+    """The test split is opened once for a study and what came of it; a choice in its retraining would open it again."""
+    parent = StudyStore.open_readonly(study_dir).study.get("retrain_of")
+    if parent is not None:
+        raise SelectionError(
+            f"study {study_dir.name!r} is the retraining of {parent!r}: choose, retrain and test there ({parent})"
+        )
 
 
 def _find_finalists(

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-RUNS_DIR = Path("results/runs")
+from results.store import DEFAULT_RUNS_DIR
+
+RUNS_DIR = DEFAULT_RUNS_DIR
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the studies.")]
 

@@ -149,14 +149,14 @@ def _headline(study: Study) -> str:
 
 
 def _show_next(study: Study, session: Session, console: Console) -> None:
-    from search.environment import command_line
+    from search.environment import command_line, in_runs_dir
 
     if session.stop_reason:
         console.print("next: open the report", markup=False)
         return
     lines = (
         "next: open the report; choose what to deploy with",
-        f"  make select STUDY={study.name}",
+        f"  {in_runs_dir(f'make select STUDY={study.name}', study.path.parent)}",
         "or go on searching with",
         f"  {command_line(trials=2 * study.trials)}",
     )

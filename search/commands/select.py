@@ -133,6 +133,7 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None) -> None:
 
     from results.selection_table import rich_selection, selection_notes
     from results.test_ledger import read_look
+    from search.environment import in_runs_dir
     from search.selection import select as choose
     from search.selection_report import describe_test, next_command, selection_rows, write_selection
 
@@ -143,7 +144,6 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None) -> None:
         from search.final_test import look_at_test
 
         look = look_at_test(study_dir, selection, device)
-    write_selection(study_dir, selection, look)
     console = Console(highlight=False)
     rows = selection_rows(selection, look)
     limits = ", ".join(limit.describe() for limit in wish.limits)
@@ -152,7 +152,9 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None) -> None:
         console.print(line, style="dim", markup=False)
     for line in (selection.verdict, *selection.notes, describe_test(selection, look)):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(f"next: {next_command(selection)}", markup=False, soft_wrap=True)
+    next_one = in_runs_dir(next_command(selection), study_dir.parent)
+    console.print(f"next: {next_one}", markup=False, soft_wrap=True)
+    write_selection(study_dir, selection, look)  # last: what was found is shown also where nothing can be written
 
 
 def _run(retraining: Retraining, executor: Executor) -> None:

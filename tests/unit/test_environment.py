@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from search.environment import command_line
+from search.environment import command_line, in_runs_dir
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,12 @@ def test_the_same_cluster_and_another_budget(
         if value is not None:
             monkeypatch.setenv(name, value)
     assert command_line(trials=9) == expected
+
+
+def test_commands_of_make_name_a_folder_that_is_not_the_usual(tmp_path: Path) -> None:
+    assert in_runs_dir("make select STUDY=s", Path("results/runs")) == "make select STUDY=s"
+    elsewhere = in_runs_dir("make select STUDY=s", tmp_path / "my runs")
+    assert elsewhere == f"make select STUDY=s RUNS_DIR='{tmp_path}/my runs'"
 
 
 def test_a_notebook_has_no_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,25 @@ def test_finalists_are_those_that_noise_may_hide_and_stopped_trials_are_none(typ
     assert any("1 trial of the search without an outcome yet" in note for note in selection.notes)
 
 
+def test_a_trial_that_is_named_keeps_to_the_limits_too(typical_study) -> None:  # type: ignore[no-untyped-def]
+    tight = (Limit("macs", maximum=1_000),)
+    with pytest.raises(
+        SelectionError, match=r"trial \d of study 's' is not within macs at most 1 k: it has .*leave one"
+    ):
+        select(typical_study.path, Wish(limits=tight, trials=(3, 2)))
+    with pytest.raises(SelectionError, match="has no latency_ms on record"):
+        select(typical_study.path, Wish(limits=(Limit("latency_ms", maximum=5.0),), trials=(3,)))
+    wide = (Limit("macs", maximum=1_000_000_000),)
+    assert trials_of(select(typical_study.path, Wish(limits=wide, trials=(3, 2)))) == [2, 3]
+
+
+def test_a_retraining_is_no_study_to_choose_in(typical_study) -> None:  # type: ignore[no-untyped-def]
+    """Its own choice would open the test split a second time."""
+    open_retraining(typical_study.path, ["a"]).close()
+    with pytest.raises(SelectionError, match="'s-retrain' is the retraining of 's': choose, retrain and test there"):
+        select(retrain_dir(typical_study.path), Wish())
+
+
 def test_there_are_at_least_three_and_at_most_as_many_as_asked(new_study) -> None:  # type: ignore[no-untyped-def]
     study = new_study()
     for index, accuracy in enumerate((0.99, 0.60, 0.50, 0.40)):
