@@ -85,7 +85,10 @@ def _branch_violations(where: str, branch: BranchConfig) -> list[str]:
     if width % heads:
         lower, upper = width // heads * heads, (width // heads + 1) * heads
         nearest = f"{lower} or {upper}" if lower else str(upper)
-        problems.append(f"{where}: embed_dim {width} is not divisible by num_heads {heads}; use {nearest}")
+        problems.append(
+            f"{where}: embed_dim {width} is not divisible by num_heads {heads}; use {nearest}, or num_heads "
+            f"{_divisors_beside(width, heads)}"
+        )
     if not branch.mlp_ratio > 0 or branch.mlp_dim < 1:
         problems.append(
             f"{where}: mlp_ratio {branch.mlp_ratio} gives no hidden width; use at least {_least_ratio(width)}"
@@ -101,6 +104,13 @@ def _least_ratio(width: int) -> float:
     return math.ceil(10_000 / width) / 10_000
 
 
+def _divisors_beside(number: int, wanted: int) -> str:
+    """The divisors of a number next to another one, below and above."""
+    divisors = [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+    below = [str(candidate) for candidate in divisors if candidate < wanted][-1:]
+    return " or ".join([*below, *(str(candidate) for candidate in divisors if candidate > wanted)][:2])
+
+
 def _tiling_violations(where: str, branch: BranchConfig) -> list[str]:
     problems = []
     for side in dict.fromkeys(branch.size):
@@ -108,7 +118,10 @@ def _tiling_violations(where: str, branch: BranchConfig) -> list[str]:
         if side % patch:
             lower, upper = side // patch * patch, (side // patch + 1) * patch
             nearest = f"{lower} or {upper}" if lower else str(upper)
-            problems.append(f"{where}: patch_size {patch} does not tile image_size {side}; use a side of {nearest}")
+            problems.append(
+                f"{where}: patch_size {patch} does not tile image_size {side}; use a side of {nearest}, or patch_size "
+                f"{_divisors_beside(side, patch)}"
+            )
     return problems
 
 

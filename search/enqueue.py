@@ -61,6 +61,10 @@ def load_arch(name: str, runs_dir: Path) -> ArchConfig:
     trial = _TRIAL.fullmatch(name)
     if trial is not None:
         return asked_arch(runs_dir / check_study_name(trial[1]), int(trial[2]))
+    if name.endswith(".json"):
+        raise ArchError(f"there is no file {name}")
+    if StudyStore.exists(runs_dir / name):
+        raise ArchError(f"{name!r} is a study, not one of its networks; add the trial, as {name}:0")
     raise ArchError(f"no preset, no file and no STUDY:TRIAL {name!r}; {suggest(name, PRESETS)}")
 
 

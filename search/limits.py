@@ -25,12 +25,26 @@ def limit_space(file: SpaceFile, asked: Sequence[str]) -> tuple[Space, tuple[Lim
     A side that was asked for stands in place of the file's. Raises LimitConfigError.
     """
     try:
-        limits = override_limits((*file.space.limits, *file.measured_limits), map(parse_limit, asked))
+        wanted = [parse_limit(text) for text in asked]
+        _check_once(wanted)
+        limits = override_limits((*file.space.limits, *file.measured_limits), wanted)
     except LimitError as error:
         raise LimitConfigError(str(error)) from error
     closed = tuple(limit for limit in limits if limit.metric in LIMITED_METRICS)
     space = Space(file.space.name, file.space.base, file.space.dimensions, closed)
     return space, tuple(limit for limit in limits if limit.metric not in LIMITED_METRICS)
+
+
+def _check_once(limits: Sequence[Limit]) -> None:
+    """Raise LimitError for a side of a metric that is limited twice: which one was meant?"""
+    sides = [(limit.metric, sign) for limit in limits for sign, side in _sides(limit) if side is not None]
+    for metric, sign in sides:
+        if sides.count((metric, sign)) > 1:
+            raise LimitError(f"{metric}{sign} is asked for twice; leave one out")
+
+
+def _sides(limit: Limit) -> tuple[tuple[str, float | None], ...]:
+    return (">=", limit.minimum), ("<=", limit.maximum)
 
 
 def check_reachable(space: Space) -> None:

@@ -41,7 +41,10 @@ def parse_quantity(value: Any) -> float:
         raise ValueError(f"{value!r} is not a number; write 3000000, 3M, 1.5G or 200k")
     if isinstance(value, (int, float)) and math.isfinite(value) and value >= 0:
         return float(value)
+    negative = str(value).strip().startswith("-")
     match = _NUMBER.fullmatch(value) if isinstance(value, str) else None
+    if match is None and negative:
+        raise ValueError(f"{value!r} is below 0; nothing that is counted or measured is")
     if match is None:
         raise ValueError(f"{value!r} is not a number; write 3000000, 3M, 1.5G or 200k")
     return float(match.group(1)) * _SCALE[match.group(2).lower()]

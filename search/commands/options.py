@@ -42,7 +42,7 @@ def split_list(text: str) -> tuple[str, ...]:
 
 
 def parse_settings(pairs: Sequence[str] | None, epochs: int | None) -> dict[str, Any]:
-    """Training settings from texts as lr=0.001; ``epochs``, if given, is one more, and has the last word."""
+    """Training settings from texts as lr=0.001; ``epochs``, if given, is one more."""
     import yaml
 
     settings: dict[str, Any] = {}
@@ -50,5 +50,9 @@ def parse_settings(pairs: Sequence[str] | None, epochs: int | None) -> dict[str,
         name, equals, text = pair.partition("=")
         if not equals:
             raise typer.BadParameter(f"{pair!r} is no setting; write name=value, as lr=0.001", param_hint="--set")
+        if name.strip() in settings:
+            raise typer.BadParameter(f"{name.strip()!r} is set twice; once is enough", param_hint="--set")
         settings[name.strip()] = yaml.safe_load(text)
+    if epochs is not None and "epochs" in settings:
+        raise typer.BadParameter("'epochs' is set here and by --epochs; leave one out", param_hint="--set")
     return settings if epochs is None else {**settings, "epochs": epochs}

@@ -31,6 +31,10 @@ def _make_local_executor(workers: int, config: StudyConfig) -> Executor:
 
     if not workers:
         return InProcessExecutor()
+    if _gpu_share(config) and not _own_gpus(config.device):
+        raise StudyConfigError(
+            f"gpus_per_trial is {config.gpus_per_trial:g}, and this machine shows no GPU; leave it out"
+        )
     return ProcessExecutor(workers, gpus=_own_gpus(config.device) if _gpu_share(config) else ())
 
 

@@ -27,15 +27,18 @@ def _encoder(**changes: Any) -> ArchConfig:
 
 # What is wrong, and the whole of what is said about it.
 WRONG: list[tuple[ArchConfig, str]] = [
-    (_branch(patch_size=3), "branch 0: patch_size 3 does not tile image_size 16; use a side of 15 or 18"),
-    (_branch(patch_size=20), "branch 0: patch_size 20 does not tile image_size 16; use a side of 20"),
+    (
+        _branch(patch_size=3),
+        "branch 0: patch_size 3 does not tile image_size 16; use a side of 15 or 18, or patch_size 2 or 4",
+    ),
+    (_branch(patch_size=20), "branch 0: patch_size 20 does not tile image_size 16; use a side of 20, or patch_size 16"),
     (
         _branch(image_size=(18, 16)),
-        "branch 0: patch_size 4 does not tile image_size 18; use a side of 16 or 20",
+        "branch 0: patch_size 4 does not tile image_size 18; use a side of 16 or 20, or patch_size 3 or 6",
     ),
     (_branch(image_size=0), "branch 0: image_size (0, 0) is not positive; use at least (1, 1)"),
-    (_branch(num_heads=3), "branch 0: embed_dim 16 is not divisible by num_heads 3; use 15 or 18"),
-    (_branch(num_heads=32), "branch 0: embed_dim 16 is not divisible by num_heads 32; use 32"),
+    (_branch(num_heads=3), "branch 0: embed_dim 16 is not divisible by num_heads 3; use 15 or 18, or num_heads 2 or 4"),
+    (_branch(num_heads=32), "branch 0: embed_dim 16 is not divisible by num_heads 32; use 32, or num_heads 16"),
     (_branch(num_heads=True), "branch 0: num_heads must be an integer of at least 1, got True; use 1"),
     (_branch(embed_dim=0), "branch 0: embed_dim must be an integer of at least 1, got 0; use 1"),
     (_branch(embed_dim=15.6), "branch 0: embed_dim must be an integer of at least 1, got 15.6; use 16"),

@@ -87,3 +87,11 @@ def test_files_that_hold_no_architecture_are_named(tmp_path: Path, text: str, me
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(ArchError, match=message):
         load_arch(str(tmp_path / "bad.json"), tmp_path)
+
+
+def test_a_name_that_lacks_something_says_what(tmp_path: Path) -> None:
+    StudyStore.create(tmp_path / "mine", {}).close()
+    with pytest.raises(ArchError, match="'mine' is a study, not one of its networks; add the trial, as mine:0"):
+        load_arch("mine", tmp_path)
+    with pytest.raises(ArchError, match=r"there is no file mine\.json"):
+        load_arch("mine.json", tmp_path)

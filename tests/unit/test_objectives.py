@@ -89,6 +89,11 @@ def test_limits_that_make_no_sense(text: str, message: str) -> None:
         limit_space(parse_space(SPACE, "mine.yaml"), [text])
 
 
+def test_a_side_that_is_asked_for_twice_is_refused() -> None:
+    with pytest.raises(LimitConfigError, match="macs<= is asked for twice; leave one out"):
+        limit_space(parse_space(SPACE, "mine.yaml"), ["macs<=1M", "macs<=2M"])
+
+
 def test_a_file_may_limit_what_is_measured_and_the_command_decides() -> None:
     file = parse_space(SPACE, "mine.yaml")
     assert file.space.limits == (Limit("macs", None, 1_000_000),)

@@ -82,7 +82,13 @@ def test_numbers_as_people_write_them(text: object, value: int) -> None:
     assert parse_number(text) == value
 
 
-@pytest.mark.parametrize("text", ["x", "-1", True, None, "1T", float("nan")])
+@pytest.mark.parametrize("value", ["-1", " -5k", -3])
+def test_below_zero_is_no_limit_of_anything(value: object) -> None:
+    with pytest.raises(ValueError, match="is below 0; nothing that is counted or measured is"):
+        parse_number(value)
+
+
+@pytest.mark.parametrize("text", ["x", True, None, "1T", float("nan")])
 def test_what_is_no_number(text: object) -> None:
     with pytest.raises(ValueError, match="is not a number"):
         parse_number(text)

@@ -16,6 +16,7 @@ from search.executors.ray_tune import RayExecutor
 from search.executors.sizing import make_executor
 from search.study import Study, resolve_study, run_study
 from search.study_config import StudyConfig, StudyConfigError
+from search.study_folder import open_store
 from search.synthetic import SyntheticEvaluation
 from space import SpaceError
 
@@ -132,6 +133,21 @@ def test_workers_are_as_many_as_the_chosen_gpus_take(
 def test_a_worker_finds_its_gpu_where_it_looks(device: str, gpus: tuple[str, ...], expected: str) -> None:
     """It sees one, as the first; without a share it has the CPU, whatever else is in the machine."""
     assert ProcessExecutor(1, gpus=gpus).device_in_worker(device) == expected
+
+
+def test_a_share_of_gpus_that_are_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.executors.sizing.visible_gpus", list)
+    with pytest.raises(StudyConfigError, match="gpus_per_trial is 1, and this machine shows no GPU; leave it out"):
+        make_executor(StudyConfig(executor="local", gpus_per_trial=1.0))
+
+
+def test_what_differs_from_a_study_that_goes_on_is_said(tmp_path: Path) -> None:
+    limited = resolve(tmp_path, space=write_space(tmp_path, f"{SPACE}limits: {{macs: {{max: 1M}}}}\n"), data="digits")
+    open_store(limited).close()
+    unlimited = resolve(tmp_path, space=write_space(tmp_path), data="digits", objectives=("val_accuracy", "params"))
+    with pytest.raises(StoreError, match=r"space\.limits\.macs: max 1000000, now none; ") as refused:
+        open_store(unlimited)
+    assert "objectives: val_accuracy, macs, throughput_ips, now val_accuracy, params" in str(refused.value)
 
 
 def test_budgets_samplers_and_rounds_that_cannot_be_are_bad_input(tmp_path: Path) -> None:
