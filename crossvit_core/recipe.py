@@ -76,7 +76,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("batch_size", 1, 1_000_000),
     ("lr", 1e-8, 100.0),
     ("weight_decay", 0.0, 100.0),
-    ("beta2", 0.5, 1.0),
+    ("beta2", 0.5, 0.999999),  # AdamW refuses 1
     ("warmup_fraction", 0.0, 0.9),
     ("label_smoothing", 0.0, 0.9),
     ("mixup", 0.0, 10.0),

@@ -123,8 +123,14 @@ def test_an_epoch_holds_the_device_shared(digits: ImageData, tmp_path: Path) -> 
         ({"lr": True}, "lr must be from"),
         ({"augment": "shif"}, "unknown augment 'shif'; did you mean 'shift'"),
         ({"label_smoothing": 1.0}, "label_smoothing must be from 0.0 to 0.9, got 1.0"),
+        ({"beta2": 1.0}, "beta2 must be from 0.5 to 0.999999, got 1.0"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         TrainRecipe.from_dict(settings)
+
+
+def test_the_largest_beta2_that_a_recipe_takes_is_one_that_the_optimiser_takes(digits: ImageData) -> None:
+    _, epochs = train(digits, TrainRecipe(epochs=1, beta2=0.999999))
+    assert len(epochs) == 1
