@@ -82,14 +82,15 @@ def _traced(model: CrossViT, size: int | Size | None, reference: bool) -> Iterat
     if parameter.is_meta:
         raise ValueError("a model on device 'meta' cannot be traced; give it memory: model.to_empty(device='cpu')")
     image = torch.zeros(1, model.arch.in_channels, height, width, device=parameter.device, dtype=parameter.dtype)
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad(), reference_form(model) if reference else nullcontext(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the same announcement, for the tracer
             yield image
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
 
 
 def _refuse_uncounted(unsupported: Iterable[str]) -> None:

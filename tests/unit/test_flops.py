@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from crossvit_core.cost import count_cost
-from crossvit_core.flops import UncountedError, count_flops_by_module, count_flops_fvcore
+from crossvit_core.flops import UncountedError, count_activations_fvcore, count_flops_by_module, count_flops_fvcore
 from crossvit_core.model import build_model
 from crossvit_core.presets import PRESETS
 
@@ -51,6 +51,16 @@ def test_a_count_leaves_the_model_as_it_was() -> None:
     model = build_model(NANO).train()
     count_flops_fvcore(model)
     assert model.training and not any(encoder.reference for encoder in model.blocks)
+
+
+def test_a_count_wakes_no_part_that_was_put_into_evaluation_mode() -> None:
+    """As BatchNorms are whose averages a finetuning keeps."""
+    model = build_model(NANO).train()
+    model.blocks[0].blocks[1].eval()
+    before = [module.training for module in model.modules()]
+    count_flops_fvcore(model)
+    count_activations_fvcore(model)
+    assert [module.training for module in model.modules()] == before
 
 
 def test_a_model_without_memory_is_refused() -> None:
