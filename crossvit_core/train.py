@@ -94,7 +94,8 @@ def train_model(
     """Train ``model`` in place, one epoch a step of the iterator.
 
     ``lock`` is held shared while the device works, an epoch at a time, so that a measurement can have it to itself
-    between epochs. With ``ema_decay`` the averaged weights are scored, and copied into ``model`` after the last epoch.
+    between epochs. With ``ema_decay`` the averaged weights are scored, and copied into ``model`` after the last epoch;
+    with or without, that leaves it in evaluation mode.
     With ``checkpoints`` training goes on from what is found there (the epochs before are yielded again, as they were)
     and saves its state there after epochs that are due; on a CPU it ends bit for bit as a training in one go.
 
@@ -218,6 +219,7 @@ class _Trainer:
     def keep_scored_weights(self) -> None:
         if self.ema is not None:
             self.model.load_state_dict(self.ema.module.state_dict())
+        self.model.eval()  # as scoring leaves it, if it is this network that was scored
 
     @property
     def state(self) -> TrainingState:

@@ -10,6 +10,7 @@ import torch
 
 from crossvit_core import PRESETS
 from crossvit_core.augment import AUGMENTATIONS
+from crossvit_core.checkpoint import CheckpointFolder
 from crossvit_core.data import ImageData, load_dataset
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.model import CrossViT, build_model
@@ -89,6 +90,18 @@ def test_averaged_weights_are_kept_when_asked(digits: ImageData) -> None:
     assert not torch.equal(plain.head[1].weight, averaged.head[1].weight)
     loss, accuracy = score(averaged, open_split(digits, "val", "cpu"), device="cpu")
     assert (loss, accuracy) == pytest.approx((epochs[-1].val_loss, epochs[-1].val_accuracy))
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_trained_network_is_left_in_evaluation_mode(digits: ImageData, tmp_path: Path, ema_decay: float) -> None:
+    """With averaged weights as without, and where a checkpoint has the last epoch already: its logits are settled."""
+    recipe = dataclasses.replace(SHORT, drop_path=0.3, ema_decay=ema_decay)
+    for _ in range(2):
+        model = make_model(drop_path_rate=recipe.drop_path)
+        checkpoints = CheckpointFolder(tmp_path, {"seed": 0}, every_seconds=0.0)
+        list(train_model(model, digits, recipe, seed=0, checkpoints=checkpoints))
+        assert not any(module.training for module in model.modules())
+    assert checkpoints.notes == []
 
 
 def test_divergence_is_an_error_of_its_own(digits: ImageData) -> None:
