@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # also that of many processes, nn.SyncBatchNorm
 
 from crossvit_core.config import BranchConfig, Size
 from crossvit_core.conv_stem import ConvLayer
@@ -52,14 +53,14 @@ class ParallelConv(nn.Module):
 
 def has_batch_statistics(model: nn.Module) -> bool:
     """Does ``model`` now mix the images of a batch: has it a BatchNorm in training mode?"""
-    return any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules())
+    return any(isinstance(module, BatchNorm) and module.training for module in model.modules())
 
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Within this context a forward pass in training leaves the averages as they are: for one that repeats another."""
     # The momentum, not track_running_stats: the repeated pass must save the tensors that the first one saved.
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
     for norm in norms:
         norm.momentum = 0.0

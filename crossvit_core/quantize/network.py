@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from crossvit_core.model import CrossViT
+from crossvit_core.parallel_conv import BatchNorm
 from crossvit_core.quantize.calibrate import Calibration, observe
 from crossvit_core.quantize.codes import Quantizer
 from crossvit_core.quantize.products import STEMS, Product, watching
@@ -159,7 +160,7 @@ def _fold_batch_norms(model: nn.Module) -> None:
         if isinstance(module, nn.Sequential):
             for index in range(len(module) - 1):
                 conv, norm = module[index], module[index + 1]
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNorm):
                     module[index], module[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 

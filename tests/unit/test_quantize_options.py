@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from crossvit_core.config import ArchConfig, HeadConfig
 from crossvit_core.cost import count_cost
@@ -78,3 +79,14 @@ def test_every_product_of_an_option_is_found_and_quantised(name: str) -> None:
     assert sum(seen.macs for seen in prepared.calibration.sites.values()) == count_cost(arch).macs
     network = QuantizedNetwork(prepared, METHODS["sqb_optm"])
     assert 0 < divergence(full, network.logits(images, network.single(6))) < 0.05
+
+
+def test_norms_over_processes_are_folded_into_the_convolutions_as_those_over_one() -> None:
+    torch.manual_seed(0)
+    model, images = build_model(ARCHS["parallel convolutions"]), torch.randn(24, 1, 16, 16)
+    with torch.no_grad():
+        model.train()(images)
+        expected = prepare(model, images).model
+        got = prepare(nn.SyncBatchNorm.convert_sync_batchnorm(model), images).model
+    assert got.state_dict().keys() == expected.state_dict().keys()
+    torch.testing.assert_close(got.state_dict(), expected.state_dict())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,13 @@ def _arch(**changes: object) -> ArchConfig:
     )
     encoders = (EncoderConfig(depths=(1, 1), windows=(3, 1)), EncoderConfig(depths=(1, 1)))
     return ArchConfig(image_size=16, in_channels=1, num_classes=10, branches=branches, encoders=encoders)
+
+
+_NORMS: dict[str, Callable[[CrossViT], CrossViT]] = {
+    "of one process": lambda model: model,
+    "across processes": nn.SyncBatchNorm.convert_sync_batchnorm,
+}
+either_norm = pytest.mark.parametrize("norms", _NORMS.values(), ids=_NORMS)
 
 
 def _model(seed: int = 0, **rates: float) -> CrossViT:
@@ -69,8 +76,9 @@ def test_an_image_meets_its_batch_in_training_alone() -> None:
         torch.testing.assert_close(together, alone)
 
 
-def test_a_training_pass_without_gradients_is_not_cut_in_pieces() -> None:
-    model, images = _model().train(), _images(4000)
+@either_norm
+def test_a_training_pass_without_gradients_is_not_cut_in_pieces(norms: Callable[[CrossViT], CrossViT]) -> None:
+    model, images = norms(_model()).train(), _images(4000)
     with torch.no_grad():
         without = copy.deepcopy(model)(images)
     torch.testing.assert_close(without, model(images), atol=1e-5, rtol=1e-5)
@@ -131,8 +139,11 @@ def test_paired_initial_weights_reach_the_options() -> None:
     assert any("pyramid" in name for name in shared) and not any("conv_path.convs.0.weight" in name for name in shared)
 
 
-def test_checkpointed_blocks_have_the_same_gradients_and_count_a_batch_once() -> None:
-    plain, checkpointed = _model(drop_path_rate=0.3), _model(drop_path_rate=0.3)
+@either_norm
+def test_checkpointed_blocks_have_the_same_gradients_and_count_a_batch_once(
+    norms: Callable[[CrossViT], CrossViT],
+) -> None:
+    plain, checkpointed = (norms(_model(drop_path_rate=0.3)) for _ in range(2))
     checkpointed.set_grad_checkpointing()
     for model in (plain, checkpointed):
         torch.manual_seed(5)
@@ -143,7 +154,7 @@ def test_checkpointed_blocks_have_the_same_gradients_and_count_a_batch_once() ->
             torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
     for (name, buffer), other in zip(checkpointed.named_buffers(), plain.buffers()):
         assert torch.equal(buffer, other), name
-    assert all(m.momentum == 0.1 for m in checkpointed.modules() if isinstance(m, nn.BatchNorm2d))
+    assert {m.momentum for m in checkpointed.modules() if hasattr(m, "momentum")} == {0.1}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
