@@ -77,10 +77,13 @@ class CrossViT(nn.Module):
         Raises ValueError for another image size.
         """
         self._check_images(images)
-        if not lean.allowed(self, images) or (self.training and has_batch_statistics(self)):
+        if not lean.allowed(self, images):
             return self._features(images)
-        pieces = [self._features(piece, lean=True) for piece in lean.pieces_of(images, self._largest_bytes())]
-        return pieces[0] if len(pieces) == 1 else [torch.cat(parts) for parts in zip(*pieces)]
+        pieces = lean.pieces_of(images, self._largest_bytes())
+        if len(pieces) > 1 and self._reads_whole_batches():
+            return self._features(images, lean=True)
+        features = [self._features(piece, lean=True) for piece in pieces]
+        return features[0] if len(features) == 1 else [torch.cat(parts) for parts in zip(*features)]
 
     def _features(self, images: Tensor, lean: bool = False) -> list[Tensor]:
         tokens, tapped, chains = self._tokens(images, lean), [], self._chains(images)
@@ -204,6 +207,11 @@ class CrossViT(nn.Module):
         self._check_images(images)
         scaled = {size: rescale(images, size) for size in {branch.size for branch in self.arch.branches}}
         return [self._embed(index, scaled[branch.size], lean) for index, branch in enumerate(self.arch.branches)]
+
+    def _reads_whole_batches(self) -> bool:
+        """Does a BatchNorm train? ``training`` does not tell: parts may differ from the whole."""
+        # To look for one takes a while, and only branches with convolutions beside attention can have one.
+        return any(branch.conv_path for branch in self.arch.branches) and has_batch_statistics(self)
 
     def _largest_bytes(self) -> int:
         """Of an image's tensors in float32: a branch's queries, keys and values, or inside of FFN, convolutions."""

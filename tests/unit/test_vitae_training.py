@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from crossvit_core import lean
 from crossvit_core.branches import share_initial_weights
 from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig
 from crossvit_core.data import ImageData, load_dataset
@@ -82,6 +83,19 @@ def test_a_training_pass_without_gradients_is_not_cut_in_pieces(norms: Callable[
     with torch.no_grad():
         without = copy.deepcopy(model)(images)
     torch.testing.assert_close(without, model(images), atol=1e-5, rtol=1e-5)
+
+
+def test_norms_that_train_in_a_network_in_evaluation_see_the_whole_batch() -> None:
+    """As one that has its averages computed anew: they must not be those of pieces of a batch."""
+    model, images = _model().eval(), _images(4000)
+    assert len(lean.pieces_of(images, model._largest_bytes())) > 1
+    for module in model.modules():
+        module.train(isinstance(module, nn.BatchNorm2d))
+    with_gradients = copy.deepcopy(model)
+    with torch.no_grad():
+        logits = model(images)
+    torch.testing.assert_close(logits, with_gradients(images), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(_buffers(model), _buffers(with_gradients))
 
 
 def test_scoring_learns_nothing(digits: ImageData) -> None:
