@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from crossvit_core.config import ArchConfig, BranchConfig
+from crossvit_core.exshortcut_config import tap_name, taps_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,8 +30,12 @@ def input_config(arch: ArchConfig) -> dict[str, Any]:
         "std": IMAGENET_STD if rgb else (0.5,) * arch.in_channels,
         "pool_size": None,
         "first_conv": tuple(name for index, branch in enumerate(arch.branches) for name in _first_convs(index, branch)),
-        "classifier": tuple(f"head.{index}" for index in range(len(arch.branches))),
+        "classifier": tuple(f"head.{part}" for part in _classifiers(arch)),
     }
+
+
+def _classifiers(arch: ArchConfig) -> list[str]:
+    return [*map(str, range(len(arch.branches))), *(f"taps.{tap_name(tap)}" for tap in taps_of(arch))]
 
 
 def _first_convs(index: int, branch: BranchConfig) -> list[str]:

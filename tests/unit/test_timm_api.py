@@ -24,7 +24,7 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from crossvit_core import timm_entry
-from crossvit_core.config import FUSION_NAMES, ArchConfig, ArchError, EncoderConfig
+from crossvit_core.config import FUSION_NAMES, ArchConfig, ArchError, EncoderConfig, HeadConfig
 from crossvit_core.cost import count_cost
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.positions import resize_model, with_image_size
@@ -157,6 +157,22 @@ def test_pretrained_weights_are_adapted_as_timm_does(tmp_path: Path) -> None:
     assert other(torch.randn(1, 1, 16, 16)).shape == (1, 4)
 
 
+@pytest.mark.parametrize("num_classes", [0, 4])
+@pytest.mark.parametrize("project", ["none", "after"])
+def test_the_classifiers_of_taps_are_left_out_for_other_classes(
+    tmp_path: Path, project: str, num_classes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the rest of the classifier; nothing is left over that timm would warn of."""
+    head = HeadConfig(kind="exshortcut", taps=((0, 0), (0, 1)), project=project)
+    trained = _model(TWO.replace(head=head))
+    save_weights(tmp_path / "w.safetensors", trained)
+    other = _create(arch=tmp_path / "w.safetensors", pretrained=True, num_classes=num_classes)
+    assert torch.equal(other.taps["0_1"].norm.weight, trained.taps["0_1"].norm.weight)
+    assert torch.equal(other.blocks[1].blocks[1][1].mlp.fc1.weight, trained.blocks[1].blocks[1][1].mlp.fc1.weight)
+    assert other(IMAGES).shape == (2, num_classes or other.num_features)
+    assert "Unexpected keys" not in caplog.text
+
+
 def test_a_file_tells_the_statistics_it_was_trained_on(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", _model(), metadata={"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]})
     config = resolve_data_config({}, model=_create(arch=tmp_path / "w.safetensors"))
@@ -189,6 +205,14 @@ def test_features_only_gives_maps_of_both_branches() -> None:
 
 
 # The model's own methods ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", [HeadConfig(), HeadConfig(kind="exshortcut", taps=((0, 1), (1, 0)))])
+def test_the_classifier_is_all_that_a_new_one_replaces(head: HeadConfig) -> None:
+    model = _model(TWO.replace(head=head))
+    named = {f"{name}.{part}" for name in model.pretrained_cfg["classifier"] for part in ("weight", "bias")}
+    replaced = {f"head.{name}" for name, _ in model.get_classifier().named_parameters()}
+    assert replaced <= named and not named & (model.state_dict().keys() - replaced)
 
 
 def test_what_timms_scripts_ask_for() -> None:
