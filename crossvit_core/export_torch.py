@@ -33,9 +33,9 @@ def open_program(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def write_weights(model: CrossViT, path: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Our weights file. ``mean`` and ``std`` also stand where ``timm_entry`` looks for them."""
+    """Our weights file. Statistics and crop also stand where ``timm_entry`` looks for them."""
     steps = about["preprocessing"]
-    save_weights(path, model, metadata={**about, "mean": steps["mean"], "std": steps["std"]})
+    save_weights(path, model, metadata={**about, **{name: steps[name] for name in ("mean", "std", "crop_pct")}})
     return about
 
 

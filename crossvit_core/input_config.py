@@ -6,6 +6,7 @@ from typing import Any
 
 from crossvit_core.config import ArchConfig, BranchConfig
 from crossvit_core.exshortcut_config import tap_name, taps_of
+from crossvit_core.presets import PRESETS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -14,8 +15,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def input_config(arch: ArchConfig) -> dict[str, Any]:
     """timm's ``pretrained_cfg`` of an architecture; for the published models equal to timm's own.
 
-    Three channels are normalised with ImageNet's mean and deviation, others with 0.5. Networks for 240 px were
-    evaluated on the central 0.875 of an image, larger ones on all of it; so are those for small images.
+    Three channels are normalised with ImageNet's mean and deviation, others with 0.5. The published networks for 240 px
+    were evaluated on the central 0.875 of an image, the larger ones on all of it; so are our own.
     """
     rgb = arch.in_channels == 3
     return {
@@ -24,7 +25,7 @@ def input_config(arch: ArchConfig) -> dict[str, Any]:
         "input_size": (arch.in_channels, *arch.size),
         "fixed_input_size": True,
         "interpolation": "bicubic",
-        "crop_pct": 0.875 if arch.size == (240, 240) else 1.0,
+        "crop_pct": 0.875 if arch.size == (240, 240) and arch in PRESETS.values() else 1.0,
         "crop_mode": "center",
         "mean": IMAGENET_MEAN if rgb else (0.5,) * arch.in_channels,
         "std": IMAGENET_STD if rgb else (0.5,) * arch.in_channels,

@@ -144,9 +144,13 @@ def _origin(arch: ArchLike | None) -> dict[str, Any]:
 
 
 def _origin_of_file(path: Path) -> dict[str, Any]:
-    """With the mean and deviation that the network was trained on, where the file tells them."""
+    """With the mean, deviation and crop that the network was trained on, where the file tells them.
+
+    Our own training reads whole images; only what timm publishes was evaluated on a crop.
+    """
     known = read_metadata(path)
-    return {"file": str(path), **{name: tuple(known[name]) for name in ("mean", "std") if name in known}}
+    statistics: dict[str, Any] = {name: tuple(known[name]) for name in ("mean", "std") if name in known}
+    return {"file": str(path), "crop_pct": known.get("crop_pct", 1.0), **statistics}
 
 
 def _filter_from(source: ArchConfig) -> Callable[[dict[str, Tensor], CrossViT], dict[str, Tensor]]:

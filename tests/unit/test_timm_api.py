@@ -24,8 +24,10 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from crossvit_core import timm_entry
+from crossvit_core.artefact import describe
 from crossvit_core.config import FUSION_NAMES, ArchConfig, ArchError, EncoderConfig, HeadConfig
 from crossvit_core.cost import count_cost
+from crossvit_core.export_torch import write_weights
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.positions import resize_model, with_image_size
 from crossvit_core.presets import PRESETS
@@ -177,6 +179,38 @@ def test_a_file_tells_the_statistics_it_was_trained_on(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", _model(), metadata={"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]})
     config = resolve_data_config({}, model=_create(arch=tmp_path / "w.safetensors"))
     assert (config["mean"], config["std"]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def _for_240_px() -> ArchConfig:
+    """The side of most published networks."""
+    branches = tuple(replace(branch, image_size=240, patch_size=p) for branch, p in zip(NANO.branches, (30, 60)))
+    return NANO.replace(image_size=240, branches=branches)
+
+
+def _crop(model: Any) -> float:
+    return resolve_data_config({}, model=model)["crop_pct"]
+
+
+def test_our_own_weights_were_trained_on_whole_images_at_any_size(tmp_path: Path) -> None:
+    """Those of a published architecture too: what timm's were evaluated on says nothing of others."""
+    for arch in (_for_240_px(), PRESETS["crossvit_tiny_240"]):
+        save_weights(tmp_path / "w.safetensors", _model(arch))
+        assert _crop(_create(arch=tmp_path / "w.safetensors")) == 1.0
+    assert _crop(_model(_for_240_px())) == _crop(_create(arch=_for_240_px())) == 1.0
+
+
+def test_timms_weights_are_for_the_crop_that_timm_tells() -> None:
+    for name, crop in (("crossvit_tiny_240", 0.875), ("crossvit_15_dagger_408", 1.0)):
+        assert _crop(_create(arch=name, device="meta")) == timm.get_pretrained_cfg(name).crop_pct == crop
+
+
+def test_a_file_tells_the_crop_it_was_trained_on(tmp_path: Path) -> None:
+    """Beside the statistics, and where an export describes its preprocessing."""
+    save_weights(tmp_path / "w.safetensors", _model(), metadata={"crop_pct": 0.9})
+    about = describe(NANO, mean=(0.5,) * 3, std=(0.5,) * 3)
+    about["preprocessing"]["crop_pct"] = 0.8
+    write_weights(_model(), tmp_path / "exported.safetensors", about)
+    assert [_crop(_create(arch=tmp_path / f"{name}.safetensors")) for name in ("w", "exported")] == [0.9, 0.8]
 
 
 def test_pretrained_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
