@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossvit_core import cost
-from crossvit_core.lean import linear, rows_of
+from crossvit_core.lean import is_plain_linear, linear, rows_of
 from crossvit_core.residual_attention import Link, attend
 
 NORM_EPS = 1e-6  # the published networks'; torch's default is 1e-5
@@ -43,6 +43,7 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
+        self.hidden = hidden
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
@@ -93,6 +94,8 @@ class Attention(nn.Module):
         if queries is None:
             return (linear(self.qkv, x) if lean else self.qkv(x)).chunk(3, dim=-1)
         width = x.shape[-1]
+        if not is_plain_linear(self.qkv):
+            return (self.qkv(queries)[..., :width], *self.qkv(x)[..., width:].chunk(2, dim=-1))
         q = F.linear(queries, self.qkv.weight[:width], self.qkv.bias[:width])
         kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
         return (q, *kv.chunk(2, dim=-1))
@@ -157,7 +160,7 @@ class Block(nn.Module):
     def _add_ffn(self, x: Tensor) -> Tensor:
         """``x + FFN(LN(x))``, written over ``x``, as many rows at a time as the caches hold with their inside."""
         # In training stochastic depth drops whole samples, which shares of rows would cut through.
-        shares = (x,) if self.training else rows_of(x, self.mlp.fc1.out_features)
+        shares = (x,) if self.training else rows_of(x, self.mlp.hidden)
         for rows in shares:
             rows.add_(self.drop_path2(self.mlp(self.norm2(rows), lean=True)))
         return x

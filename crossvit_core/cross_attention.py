@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from crossvit_core.blocks import drop_path_layer, merge_heads, norm_layer, split_heads
+from crossvit_core.lean import is_plain_linear
 from crossvit_core.residual_attention import Link, mix
 
 
@@ -38,6 +39,8 @@ class SingleQueryAttention(nn.Module):
         As a ``link`` of a chain it gives that and its logits. They lack the key bias, which is the same for every
         key, and in every mixture of logits again: the softmax cancels it there too.
         """
+        if not self._may_absorb():
+            return direct_attention(self, torch.cat((query, others), dim=1), link)
         lifted = self._lift(self.wq(query))
         logits = torch.cat((lifted @ query.mT, lifted @ others.mT), dim=-1)  # (B, H, 1 + n)
         logits, weights = _weigh(logits, link)
@@ -47,6 +50,8 @@ class SingleQueryAttention(nn.Module):
 
     def among(self, query: Tensor, tokens: Tensor, link: Link | None = None) -> Any:
         """The same for ``query`` (B, 1, C) that is row 0 of ``tokens`` (B, 1 + n, C) already."""
+        if not self._may_absorb():
+            return direct_attention(self, tokens, link)
         logits, weights = _weigh(self._lift(self.wq(query)) @ tokens.mT, link)
         found = self.proj(self._apply_values(weights @ tokens))
         return (found, (logits,)) if link else found
@@ -54,6 +59,10 @@ class SingleQueryAttention(nn.Module):
     def of_itself(self, query: Tensor) -> Tensor:
         """``forward`` without others: the softmax of one logit is one, so ``wq`` and ``wk`` do not matter."""
         return self.proj(self.wv(query))
+
+    def _may_absorb(self) -> bool:
+        """Are keys and values what their weights say? Otherwise they must be made."""
+        return is_plain_linear(self.wk) and is_plain_linear(self.wv)
 
     def _lift(self, q: Tensor) -> Tensor:
         """(B, 1, C) queries -> (B, H, C): per head ``W_k^T q / sqrt(d)``, to be multiplied with tokens, not keys."""

@@ -88,6 +88,18 @@ def rows_of(x: Tensor, widest: int) -> tuple[Tensor, ...]:
     return shares if len(shares) > 1 else (x,)
 
 
+def is_plain_linear(layer: nn.Module) -> bool:
+    """May a linear layer's weight and bias stand in for calling it?
+
+    Not those of what replaces or wraps one (adapters, quantised layers, parametrisations), and not those that are made
+    anew at every call (pruning, weight norm), which are no parameters.
+    """
+    if type(layer) is not nn.Linear:
+        return False
+    own = layer._parameters
+    return own.get("weight") is not None and own.get("bias") is not None
+
+
 def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:
     """``layer(x)`` for a linear layer, with exact GELU after it if wanted. No gradients."""
     if type(layer) is nn.Linear and _ONEDNN is not None and _onednn_pays(layer, x, gelu):

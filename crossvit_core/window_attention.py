@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crossvit_core.blocks import Attention, merge_heads, split_heads
 from crossvit_core.config import Size
-from crossvit_core.lean import linear
+from crossvit_core.lean import is_plain_linear, linear
 from crossvit_core.residual_attention import Link
 from crossvit_core.vitae_cost import padded_side, window_on, window_products_cost
 
@@ -87,6 +87,8 @@ class WindowAttention(Attention):
         if not any(padding):
             tokens = linear(self.qkv, x) if lean else self.qkv(x)
             return tokens, tokens[:, 1:].unflatten(1, self.grid)
+        if not is_plain_linear(self.qkv):
+            return self.qkv(x), self.qkv(F.pad(x[:, 1:].unflatten(1, self.grid), (0, 0, *padding)))
         # The map of a zero is its bias: padding what has none yet saves the product of what pads.
         mapped = F.linear(x, self.qkv.weight)
         places = F.pad(mapped[:, 1:].unflatten(1, self.grid), (0, 0, *padding))
