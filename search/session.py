@@ -173,6 +173,12 @@ class Session:
         self._attempts[trial.number] -= 1
         self._waiting.appendleft(trial.number)
 
+    def hand_back(self, trial: Trial) -> None:
+        """All that ran trials is gone, for no fault of this one's or of its worker: it comes again."""
+        self._running.discard(trial.number)
+        if trial.number not in self._finished:
+            self._waiting.append(trial.number)
+
     def _comes_again_alone(self, finished: Finished) -> bool:
         if not ran_out_of_memory(finished) or finished.trial in self._alone:
             return False

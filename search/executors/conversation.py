@@ -125,11 +125,11 @@ class Conversation:
             self._under_way[run_id].overdue = True
         return late
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self) -> None:
         """All that ran is gone, for no fault of any one trial. What waited to be alone waits in the session."""
         self._queue.give_back()
         for run in list(self._under_way.values()):
-            self._session.record_lost(run.trial, reason, started=False)
+            self._session.hand_back(run.trial)
         self._under_way.clear()
 
     @contextlib.contextmanager

@@ -85,7 +85,7 @@ class RayExecutor:
                 gc.collect()  # Tune's trials hold one another
         if crash is None and not session.is_over():
             crash = "Tune ended before the study did"
-            talk.abandon(crash)
+            talk.abandon()
         return crash, talk.events
 
     @contextlib.contextmanager
@@ -230,7 +230,7 @@ def _settle_crash(error: BaseException, talk: Conversation, actors: dict[str, An
     ids = {run_id: actor._actor_id.hex() for run_id, actor in actors.items()}
     for run_id, loss in memory_victims(error, ids).items():
         talk.settle(run_id, None, loss)
-    talk.abandon(first_line(error))
+    talk.abandon()
 
 
 def _resources(size: PoolSize) -> Callable[[dict[str, Any]], Any]:

@@ -322,9 +322,21 @@ def test_all_that_ran_comes_again_when_ray_breaks(open_session: OpenSession) -> 
     for run_id in "abc":
         talk.pull(run_id)
         talk.begin(run_id)
-    talk.abandon("Ray broke")
+    talk.abandon()
     assert session.outcomes == []
     assert [take(session).number for _ in range(4)] == [0, 1, 2, 3]
+
+
+def test_one_break_of_ray_ends_no_study_however_many_ran(open_session: OpenSession) -> None:
+    """Each of many workers would otherwise count as one that did not start."""
+    session = open_session(trials=2 * MAX_FAILED_STARTS_IN_A_ROW)
+    for _ in range(3):
+        talk = talk_of(session)
+        for run_id in range(MAX_FAILED_STARTS_IN_A_ROW + 1):
+            talk.pull(str(run_id))
+            talk.begin(str(run_id))
+        talk.abandon()
+    assert take(session).number == 0
 
 
 def test_a_trial_that_waits_to_be_alone_is_not_lost_when_ray_breaks(open_session: OpenSession) -> None:
@@ -334,7 +346,7 @@ def test_a_trial_that_waits_to_be_alone_is_not_lost_when_ray_breaks(open_session
     assert first and second
     talk.settle("a", pack_event(too_big(unpack_trial(first))))
     assert talk.pull("c") is None, "it waits for the second one"
-    talk.abandon("Ray broke")
+    talk.abandon()
     talk = talk_of(session)
     config = talk.pull("d")
     assert config is not None
