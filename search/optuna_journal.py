@@ -33,7 +33,8 @@ from results.metrics import ACCURACY
 from results.records import Asked, Event, Finished, Rung
 from results.store import StoreError, StudyStore
 from space import Dimension
-from space.paths import get_path, to_tree
+from space.dimension import share_places
+from space.paths import to_tree
 
 JOURNAL = "optuna.journal"
 
@@ -66,7 +67,7 @@ class JournalMirror:
         check_fits(run_dir, MIRRORED, "a journal for a dashboard")
         objectives = _objectives(run_dir, study)
         dimensions = (study.get("space") or {}).get("dimensions") or {}
-        self._dimensions = [Dimension(path, tuple(choices)) for path, choices in dimensions.items()]
+        self._dimensions = share_places([Dimension(path, tuple(choices)) for path, choices in dimensions.items()])
         self._metrics = list(objectives)
         self._ids: dict[int, int] = {}
         self._backend = _MemoryBackend()
@@ -155,7 +156,7 @@ class JournalMirror:
 
     def _params(self, arch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
         tree = to_tree(ArchConfig.from_dict(arch))
-        read = ((dimension, dimension.read(tree)) for dimension in self._dimensions if get_path(tree, dimension.path))
+        read = ((dimension, dimension.read(tree)) for dimension in self._dimensions if dimension.is_active(tree))
         chosen = [(dimension, index) for dimension, index in read if index is not None]
         return (
             {dimension.path: _readable(dimension.choices[index]) for dimension, index in chosen},

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from space.paths import Tree, get_path, set_path
+from space.paths import NUM_ENCODERS, Tree, count_stars, get_path, set_path, shared_place
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """``choices`` are tried as given. Without a place in an architecture (an encoder beyond its K) it is inactive."""
+    """``choices`` are tried as given. Without a place in an architecture (an encoder beyond its K) it is inactive.
+
+    ``finer`` are the paths of other dimensions that go before this one where they lead (``share_places``).
+    """
 
     path: str
     choices: tuple[Any, ...]
+    finer: tuple[str, ...] = ()
 
     @property
     def ordered(self) -> bool:
@@ -22,15 +28,15 @@ class Dimension:
         return numbers and all(a < b for a, b in zip(self.choices, self.choices[1:]))
 
     def is_active(self, tree: Tree) -> bool:
-        return bool(get_path(tree, self.path))
+        return bool(get_path(tree, self.path, self.finer))
 
     def write(self, tree: Tree, index: int) -> None:
-        """Put choice number ``index`` into the tree."""
+        """Put choice number ``index`` into the tree, before the dimensions of ``finer`` put theirs (``precedence``)."""
         set_path(tree, self.path, self.choices[index])
 
     def read(self, tree: Tree) -> int | None:
         """The choice that the tree holds: 0 if inactive, None if it holds no choice of this dimension."""
-        values = get_path(tree, self.path)
+        values = get_path(tree, self.path, self.finer)
         if not values:
             return 0
         first = _plain(values[0])
@@ -40,7 +46,34 @@ class Dimension:
 
     def precedence(self) -> tuple[int, int]:
         """Sort key of the order in which dimensions apply: the count of encoders, then '*', then single places."""
-        return (0 if self.path == "num_encoders" else 1, 0 if "*" in self.path else 1)
+        return (0 if self.path == NUM_ENCODERS else 1, -count_stars(self.path))
+
+
+def share_places(dimensions: Sequence[Dimension]) -> tuple[Dimension, ...]:
+    """The dimensions, each with those that are ``finer``: a single place goes before a '*' that stands for it too."""
+    return tuple(
+        replace(dimension, finer=tuple(other.path for other in dimensions if _is_finer(other.path, dimension.path)))
+        for dimension in dimensions
+    )
+
+
+def find_rivals(dimensions: Sequence[Dimension]) -> tuple[Dimension, Dimension, str] | None:
+    """Two dimensions, in their order, of which neither can go before the other at a place they share; None if all can.
+
+    That is two with equally many stars, and a field with a part of it: of choices that are whole lists, what is left
+    beside the part need not tell them apart.
+    """
+    for one, other in itertools.combinations(dimensions, 2):
+        place = shared_place(one.path, other.path)
+        if place and not (_is_finer(one.path, other.path) or _is_finer(other.path, one.path)):
+            return one, other, place
+    return None
+
+
+def _is_finer(path: str, other: str) -> bool:
+    """Whether the path stands for some of the places of the other one, and for no more."""
+    same_field = path.count(".") == other.count(".") and bool(shared_place(path, other))
+    return same_field and count_stars(path) < count_stars(other)
 
 
 def _plain(value: Any) -> Any:

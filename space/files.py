@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crossvit_core.config import ArchConfig, ArchError, suggest
 from crossvit_core.presets import PRESETS
-from space.dimension import Dimension
+from space.dimension import Dimension, find_rivals
 from space.limits import LIMITED_METRICS, Limit, LimitError, make_limit
 from space.paths import PathError, check_path, set_path, to_tree
 from space.space import Space, SpaceError
@@ -124,6 +124,7 @@ class _Reader:
         if not dimensions:
             self.fail(("dimensions",), "no dimensions; give at least one path with its choices")
         space = Space(model.name, base, dimensions, limits, model.fixed)
+        self.overlaps(space)
         self.whole(space)
         return space
 
@@ -170,6 +171,18 @@ class _Reader:
             return make_limit(metric, window)
         except LimitError as error:
             self.fail(("limits", metric, error.side), str(error))
+
+    def overlaps(self, space: Space) -> None:
+        """Refuse paths of which neither goes before the other, and a path to which the others leave no place."""
+        rivals = find_rivals(space.dimensions)
+        if rivals is not None:
+            one, other, place = rivals
+            problem = f"{other.path} and {one.path} both set {place}, and neither is a special case of the other"
+            self.fail(("dimensions", other.path), f"{problem}; leave one out")
+        for position, dimension in enumerate(space.dimensions):
+            if dimension.finer and not space.has_place(position):
+                problem = f"{dimension.path} has no place left beside {', '.join(dimension.finer)}"
+                self.fail(("dimensions", dimension.path), f"{problem}; leave it out, or one of those")
 
     def whole(self, space: Space) -> None:
         """Refuse choices that can never be built and limits that leave nothing."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from crossvit_core.config import (
@@ -144,13 +144,35 @@ def set_path(tree: Tree, path: str, value: Any) -> None:
             container[key] = copy.copy(value)
 
 
-def get_path(tree: Tree, path: str) -> list[Any]:
-    """The values at every place the path stands for; empty if there is none."""
+def get_path(tree: Tree, path: str, but: Iterable[str] = ()) -> list[Any]:
+    """The values at every place the path stands for, save those of the paths in ``but``; empty if there is none."""
     if path == NUM_ENCODERS:
         return [len(tree["encoders"])]
     if path == "image_size":
         return [tree["image_size"]]
-    return [container[key] for container, key in _places(tree, path)]
+    left_out = {(id(container), key) for other in but for container, key in _places(tree, other)}
+    return [container[key] for container, key in _places(tree, path) if (id(container), key) not in left_out]
+
+
+def count_stars(path: str) -> int:
+    """How general a path is: of two of the same field, the one with fewer stars stands for a part of the other."""
+    return path.split(".").count("*")
+
+
+def shared_place(path: str, other: str) -> str:
+    """A place that both paths lead to, or that lies around where one of them leads; empty if there is none.
+
+    'encoders.0.depths.1' for ``encoders.*.depths.1`` and ``encoders.0.depths.*``.
+    """
+    steps = list(zip(path.split("."), other.split(".")))
+    if not all(_meet(ours, theirs) for ours, theirs in steps):
+        return ""
+    return ".".join(theirs if ours == "*" else ours for ours, theirs in steps)
+
+
+def _meet(ours: str, theirs: str) -> bool:
+    same_index = ours.isdecimal() and theirs.isdecimal() and int(ours) == int(theirs)
+    return ours == theirs or "*" in (ours, theirs) or same_index
 
 
 def _resize_encoders(tree: Tree, count: int) -> None:

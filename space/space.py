@@ -13,7 +13,7 @@ import numpy as np
 from crossvit_core.config import ArchConfig, ArchError
 from crossvit_core.cost import Cost, count_cost
 from crossvit_core.reading import unread_branches
-from space.dimension import Dimension
+from space.dimension import Dimension, share_places
 from space.limits import Limit, format_number
 from space.paths import NUM_ENCODERS, Tree, copy_tree, differences, from_tree, set_path, to_tree
 from space.reach import explain_empty, find_reach
@@ -50,7 +50,7 @@ class Space:
         fixed: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
-        self.dimensions = dimensions
+        self.dimensions = share_places(dimensions)
         self.limits = limits
         self.fixed = dict(fixed or {})
         self._order = sorted(range(len(dimensions)), key=lambda i: dimensions[i].precedence())
@@ -148,6 +148,11 @@ class Space:
     def active_dimensions(self, vector: Vector) -> list[int]:
         """Positions of the dimensions that have a place in this architecture."""
         return [position for position, active in enumerate(self._active(vector)) if active]
+
+    def has_place(self, position: int) -> bool:
+        """Whether the dimension at ``position`` is active in any architecture."""
+        counts = 1 if self._count_position is None else len(self.dimensions[self._count_position].choices)
+        return any(self._activity(index)[position] for index in range(counts))
 
     def vectors(self) -> Iterator[Vector]:
         """All feasible vectors. Their number may be astronomical: see ``size``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from crossvit_core import PRESETS
 from crossvit_core.recipe import TrainRecipe
 from results.records import Asked, Event, Finished, Rung, Started
 from results.store import StoreError, StudyStore
@@ -191,6 +193,21 @@ def test_every_kind_of_end_has_its_state(typical_study: Any) -> None:
         "RUNNING",
     ]
     assert trials[6].user_attrs["error"] == "macs 2 M over 1 M"
+
+
+def test_a_starred_path_is_told_of_the_places_that_are_its_own(tmp_path: Path) -> None:
+    dimensions = {"encoders.*.fusion": ["none", "cross_attention"], "encoders.0.fusion": ["none", "pairwise"]}
+    study = {"space": {"dimensions": dimensions}, "objectives": [{"metric": "macs", "direction": "min"}]}
+    base = PRESETS["crossvit_nano_16"]
+    first, second = (dataclasses.replace(base.encoders[0], fusion=name) for name in ("pairwise", "cross_attention"))
+    with StudyStore.create(tmp_path / "s", study) as store:
+        for number, encoders in enumerate([(first,), (first, second)]):
+            arch = base.replace(encoders=encoders)
+            store.append(Asked(trial=number, arch_key=arch.key(), arch=arch.to_dict(), seed=0, source="tpe"))
+    write_journal(tmp_path / "s")
+    alone, both = (trial.params for trial in load_journal(tmp_path / "s"))
+    assert alone == {"encoders.0.fusion": "pairwise"}
+    assert both == {"encoders.0.fusion": "pairwise", "encoders.*.fusion": "cross_attention"}
 
 
 def test_a_damaged_study_is_one_sentence(tmp_path: Path) -> None:

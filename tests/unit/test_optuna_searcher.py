@@ -249,6 +249,20 @@ def test_any_small_space_with_a_limit_is_tried_once_and_whole(sampler: str, smok
     assert taken == keys_of(space)
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp"])
+def test_a_starred_path_beside_one_of_its_places_is_searched_whole(
+    sampler: str, smoke: Space, open_session: OpenSession
+) -> None:
+    dimensions = (
+        Dimension("num_encoders", (1, 2, 3)),
+        Dimension("encoders.*.fusion", ("none", "cross_attention")),
+        Dimension("encoders.0.fusion", ("none", "cross_attention", "pairwise")),
+    )
+    space = Space("overlapping", smoke.base, dimensions)
+    keys = run(open_session("s", make_searcher(space, sampler), 20))
+    assert len(keys) == len(set(keys)) == len(keys_of(space)) == 3 + 6 + 6
+
+
 def outcome(number: int, arch: ArchConfig, status: str, accuracy: float, macs: float) -> Finished:
     return Finished(
         trial=number,

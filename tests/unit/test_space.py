@@ -174,3 +174,34 @@ def test_architectures_of_a_space_share_nothing_that_can_change() -> None:
     tree["encoders"][0]["depths"][0] = 9
     tree["branches"][0]["embed_dim"] = 9
     assert space.decode((0,)) == before == space.decode((0,))
+
+
+def overlapping_space() -> Space:
+    """Encoder 0 chooses for itself, the others share a choice; so do a branch's depths, by two degrees."""
+    return make_space(
+        ("num_encoders", (1, 2, 3)),
+        ("encoders.0.fusion", ("none", "cross_attention", "pairwise")),
+        ("encoders.*.fusion", ("none", "cross_attention")),
+        ("encoders.0.depths.0", (1, 2)),
+        ("encoders.*.depths.0", (1, 3)),
+        ("encoders.*.depths.*", (2, 4)),
+    )
+
+
+def test_a_starred_path_leaves_its_places_to_more_specific_ones() -> None:
+    space = overlapping_space()
+    arch = space.decode((2, 2, 1, 1, 1, 1))
+    assert [encoder.fusion for encoder in arch.encoders] == ["pairwise", "cross_attention", "cross_attention"]
+    assert [list(encoder.depths) for encoder in arch.encoders] == [[2, 4], [3, 4], [3, 4]]
+    assert space.validate(arch) == []
+    # With one encoder nothing is left to the paths that encoder 0 goes before.
+    assert space.active_dimensions((0, 0, 0, 0, 0, 0)) == [0, 1, 3, 5]
+    with pytest.raises(SpaceError, match=r"encoders\.\*\.fusion .* none of \['none', 'cross_attention'\]"):
+        space.encode(arch.replace(encoders=(arch.encoders[0], arch.encoders[0], arch.encoders[0])))
+
+
+def test_every_vector_of_overlapping_paths_comes_back_from_its_architecture() -> None:
+    space = overlapping_space()
+    vectors = {space.canonical(v) for v in itertools.product(*(range(len(d.choices)) for d in space.dimensions))}
+    assert [v for v in vectors if space.encode(space.decode(v)) != v] == []
+    assert len({space.decode(v) for v in vectors}) == len(vectors) == space.size()

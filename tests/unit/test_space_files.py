@@ -99,3 +99,44 @@ def test_the_base_of_a_built_in_space_is_a_member(name: str) -> None:
     """Or no ablation could vary it, and no search would begin with it. ``bench`` is a grid around its base."""
     space = load_space(name).space
     assert space.validate(space.base) == []
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "message"),
+    [
+        (
+            ("encoders.*.depths: [[1, 1], [2, 2]]", "encoders.0.depths.1: [1, 2]"),
+            r"line 5: encoders\.0\.depths\.1 and encoders\.\*\.depths both set encoders\.0\.depths, and neither",
+        ),
+        (
+            ("encoders.0.depths.*: [1, 2]", "encoders.*.depths.1: [1, 3]"),
+            r"line 5: .* both set encoders\.0\.depths\.1, and neither is a special case of the other; leave one out",
+        ),
+        (("encoders.0.fusion: [none]", "encoders.00.fusion: [none]"), r"line 5: .* both set encoders\.0\.fusion"),
+        (
+            ("branches.*.embed_dim: [8, 16]", "branches.0.embed_dim: [8]", "branches.1.embed_dim: [16]"),
+            r"line 4: branches\.\*\.embed_dim has no place left beside branches\.0\.embed_dim, "
+            r"branches\.1\.embed_dim; leave it out, or one of those",
+        ),
+        (
+            (
+                "encoders.*.fusion: [none, pairwise]",
+                "num_encoders: [1, 2]",
+                "encoders.0.fusion: [none]",
+                "encoders.1.fusion: [none]",
+            ),
+            r"line 4: encoders\.\*\.fusion has no place left",
+        ),
+    ],
+)
+def test_paths_of_which_none_can_go_before_the_other_are_refused(dimensions: tuple[str, ...], message: str) -> None:
+    lines = "".join(f"  {line}\n" for line in dimensions)
+    with pytest.raises(SpaceError, match=message):
+        parse_space(f"name: mine\nbase: crossvit_nano_16\ndimensions:\n{lines}", "mine.yaml")
+
+
+def test_a_starred_path_may_have_its_only_places_in_larger_members() -> None:
+    text = GOOD.replace(
+        "  branches.0", "  num_encoders: [1, 2]\n  encoders.0.fusion: [none, cross_attention]\n  branches.0"
+    )
+    assert parse_space(text, "mine.yaml").space.size() == 2 * 2 + 2 * 2 * 2
