@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from space.paths import NUM_ENCODERS, Tree, count_stars, get_path, set_path, shared_place
+from crossvit_core.fields import as_size
+from space.paths import IMAGE_SIZE, NUM_ENCODERS, Tree, count_stars, get_path, set_path, shared_place
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,19 @@ class Dimension:
         values = get_path(tree, self.path, self.finer)
         if not values:
             return 0
-        first = _plain(values[0])
-        if any(_plain(value) != first for value in values):
+        plain = as_size if self.path.endswith(IMAGE_SIZE) else _plain
+        first = plain(values[0])
+        if any(plain(value) != first for value in values):
             return None
-        return next((index for index, choice in enumerate(self.choices) if _plain(choice) == first), None)
+        return next((index for index, choice in enumerate(self.choices) if plain(choice) == first), None)
 
     def precedence(self) -> tuple[int, int]:
-        """Sort key of the order in which dimensions apply: the count of encoders, then '*', then single places."""
-        return (0 if self.path == NUM_ENCODERS else 1, -count_stars(self.path))
+        """Sort key of the order in which dimensions apply.
+
+        The count of encoders, then the image size, which all branches take over, then '*', then single places.
+        """
+        first = (NUM_ENCODERS, IMAGE_SIZE)
+        return (first.index(self.path) if self.path in first else len(first), -count_stars(self.path))
 
 
 def share_places(dimensions: Sequence[Dimension]) -> tuple[Dimension, ...]:

@@ -21,6 +21,7 @@ from crossvit_core.config import (
 )
 
 NUM_ENCODERS = "num_encoders"
+IMAGE_SIZE = "image_size"
 
 _FIELDS = {
     "branches": [field.name for field in dataclasses.fields(BranchConfig)],
@@ -102,11 +103,11 @@ def from_tree(tree: Tree) -> ArchConfig:
 def check_path(path: str, num_branches: int) -> None:
     """Raise PathError, with the nearest right path, if no architecture with that many branches has this field."""
     parts = path.split(".")
-    if path in (NUM_ENCODERS, "image_size"):
+    if path in (NUM_ENCODERS, IMAGE_SIZE):
         return
     fields = _FIELDS.get(parts[0])
     if fields is None or len(parts) < 2:
-        raise PathError(f"unknown path {path!r}; {suggest(parts[0], [*_FIELDS, NUM_ENCODERS, 'image_size'])}")
+        raise PathError(f"unknown path {path!r}; {suggest(parts[0], [*_FIELDS, NUM_ENCODERS, IMAGE_SIZE])}")
     if parts[0] in ("head", "residual_attention"):
         parts.insert(1, "*")
     if len(parts) < 3:
@@ -135,10 +136,10 @@ def set_path(tree: Tree, path: str, value: Any) -> None:
     """Write ``value`` at every place the path stands for. Places beyond the encoders that exist are passed over."""
     if path == NUM_ENCODERS:
         _resize_encoders(tree, value)
-    elif path == "image_size":
-        tree["image_size"] = value
+    elif path == IMAGE_SIZE:
+        tree[IMAGE_SIZE] = value
         for branch in tree["branches"]:
-            branch["image_size"] = value
+            branch[IMAGE_SIZE] = value
     else:
         for container, key in _places(tree, path):
             container[key] = copy.copy(value)
@@ -148,8 +149,8 @@ def get_path(tree: Tree, path: str, but: Iterable[str] = ()) -> list[Any]:
     """The values at every place the path stands for, save those of the paths in ``but``; empty if there is none."""
     if path == NUM_ENCODERS:
         return [len(tree["encoders"])]
-    if path == "image_size":
-        return [tree["image_size"]]
+    if path == IMAGE_SIZE:
+        return [tree[IMAGE_SIZE]]
     left_out = {(id(container), key) for other in but for container, key in _places(tree, other)}
     return [container[key] for container, key in _places(tree, path) if (id(container), key) not in left_out]
 

@@ -108,7 +108,7 @@ class Space:
             if index is None:
                 raise SpaceError(f"{dimension.path} of this architecture is none of {list(dimension.choices)}")
         vector = tuple(index or 0 for index in indices)
-        differing = differences(tree, self._tree(vector))
+        differing = differences(tree, to_tree(self.decode(vector)))
         if differing:
             fields = ", ".join(differing[:3])
             raise SpaceError(

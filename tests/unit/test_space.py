@@ -205,3 +205,15 @@ def test_every_vector_of_overlapping_paths_comes_back_from_its_architecture() ->
     vectors = {space.canonical(v) for v in itertools.product(*(range(len(d.choices)) for d in space.dimensions))}
     assert [v for v in vectors if space.encode(space.decode(v)) != v] == []
     assert len({space.decode(v) for v in vectors}) == len(vectors) == space.size()
+
+
+@pytest.mark.parametrize("sizes", [(16, 32), ([16, 32], 32, [16, 16])])
+def test_every_vector_of_image_sizes_comes_back_from_its_architecture(sizes: tuple) -> None:
+    """A number stands for a square; what a branch is given of its own goes before the size of the whole."""
+    space = make_space(("branches.0.image_size", sizes), ("image_size", sizes))
+    sides = space.decode((1, 0))
+    assert (sides.branches[0].size, sides.branches[1].size) == ((32, 32), sides.size)
+    vectors = list(itertools.product(range(len(sizes)), repeat=2))
+    assert [space.encode(space.decode(vector)) for vector in vectors] == vectors
+    with pytest.raises(SpaceError, match=r"image_size .* none of"):
+        space.encode(PRESETS["crossvit_small_240"])
