@@ -52,10 +52,13 @@ def parse_quantity(value: Any) -> float:
 
 def format_number(value: float) -> str:
     """A count in three figures: 676 k, 40 M, 1.5 G."""
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value:.3g}"
+    # The unit is that of the rounded number, or 999 900 would be a thousand k.
+    rounded = float(f"{value:.3g}")
+    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(rounded) >= scale:
+            figures = rounded / scale
+            return f"{figures:.0f} {unit}" if abs(figures) >= 1000 else f"{figures:.3g} {unit}"
+    return f"{rounded:.3g}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from space import SpaceError, list_spaces, load_space, parse_number, parse_space
+from space import SpaceError, format_number, list_spaces, load_space, parse_number, parse_space
 
 GOOD = """\
 name: mine
@@ -140,3 +140,15 @@ def test_a_starred_path_may_have_its_only_places_in_larger_members() -> None:
         "  branches.0", "  num_encoders: [1, 2]\n  encoders.0.fusion: [none, cross_attention]\n  branches.0"
     )
     assert parse_space(text, "mine.yaml").space.size() == 2 * 2 + 2 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"), (0.25, "0.25"), (999.4, "999"), (999.5, "1 k"), (999, "999"), (1000, "1 k"), (999_499, "999 k"),
+        (999_500, "1 M"), (999_900, "1 M"), (1_500_000, "1.5 M"), (999_999_999, "1 G"), (999.7e9, "1 T"),
+        (-999_900, "-1 M"), (3.25e12, "3.25 T"), (12_345e12, "12300 T"),
+    ],
+)  # fmt: skip
+def test_a_count_in_three_figures_never_has_an_exponent(value: float, text: str) -> None:
+    assert format_number(value) == text
