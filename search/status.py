@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from results.pareto import hypervolume, reference_point
 from results.records import STATUSES, Asked, Ended, Event, Finished, Rung, Started
 from results.store import StoreError, StudyStore
-from results.units import duration, percent, plural
+from results.units import duration, percent, plural, quantity
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +104,7 @@ def describe_status(status: StudyStatus) -> list[str]:
     if status.best_accuracy is not None:
         volume = "" if status.hypervolume is None else f"; hypervolume {status.hypervolume:.3f}"
         lines.append(f"  best accuracy: {percent(status.best_accuracy)}{volume}")
-    pace = [f"{60 * status.rate:.3g} trials a minute"] if status.rate else []
+    pace = [quantity(60 * status.rate, "trials a minute")] if status.rate else []
     if status.seconds_left is not None:
         pace.append(f"{duration(status.seconds_left)} left")
     if pace:

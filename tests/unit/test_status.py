@@ -162,6 +162,10 @@ def test_in_a_log_only_news_are_printed() -> None:
     assert "6 trials a minute, 20 s left" in text
 
 
+def test_a_fast_pace_is_a_plain_number() -> None:
+    assert "  pace: 1,206 trials a minute, 0 s left" in describe_status(standing(rate=20.1))
+
+
 def test_a_driver_that_is_silent_for_long_is_pointed_out() -> None:
     assert "nothing has been heard" in describe_status(standing(age_seconds=3600.0))[-1]
 
