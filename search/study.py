@@ -100,6 +100,7 @@ def resolve_study(config: StudyConfig, file: SpaceFile | None = None) -> Study:
     """
     check_device(config.device)
     file = file or load_space(config.space)
+    _check_file(file)
     limited, measured_limits = limit_space(file, config.limits)
     check_sampler_fits(config.sampler, limited)
     budget = choose_budget(config)
@@ -203,6 +204,16 @@ def _execute(executor: Executor, session: Session, plan: Plan) -> None:
     except StudyFailedError as error:
         session.end(str(error))
         raise
+
+
+def _check_file(file: SpaceFile) -> None:
+    """What a space may have and a study of it may not, and what pydantic leaves to us."""
+    if any(dimension.path == "image_size" for dimension in file.space.dimensions):
+        problem = "image_size: a study reads its images at one size; put it under 'fixed', each size a study of its own"
+        file.fail(("dimensions", "image_size"), problem)
+    trials = file.study.get("trials", 1)
+    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+        file.fail(("study", "trials"), f"trials must be a whole number of at least 1, got {trials!r}")
 
 
 def _load_data(name: str, space: Space, runs_dir: Path) -> ImageData:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,13 +15,16 @@ from crossvit_core.config import ArchConfig, ArchError, suggest
 from crossvit_core.presets import PRESETS
 from space.dimension import Dimension, find_rivals
 from space.limits import LIMITED_METRICS, Limit, LimitError, make_limit
-from space.paths import PathError, check_path, set_path, to_tree
+from space.paths import PathError, check_path, set_path, shared_place, to_tree
 from space.space import Space, SpaceError
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 
 # Enough to meet a pair of choices that one in a hundred combinations has.
 _PINNED_TRIES = 600
+
+# What is said of a value of the wrong kind, by pydantic's name for the mistake.
+_WANTED = {"dict_type": "this is no mapping; write one, as {max: 4M}", "list_type": "this is no list; write [1, 2]"}
 
 Lines = dict[tuple[str | int, ...], int]
 
@@ -113,12 +117,14 @@ class _Reader:
                 self.fail(where, f"unknown field {where[-1]!r}; {suggest(str(where[-1]), _SpaceModel.model_fields)}")
             if first["type"] == "missing":
                 self.fail((), f"the field {where[-1]!r} is missing")
-            self.fail(where, f"{'.'.join(map(str, where))}: {first['msg']}, got {first['input']!r}")
+            wanted = _WANTED.get(first["type"], first["msg"])
+            self.fail(where, f"{'.'.join(map(str, where))}: {wanted}, got {first['input']!r}")
 
     def space(self, model: _SpaceModel, limits: tuple[Limit, ...]) -> Space:
         base = self.base(model.base)
         for path, value in model.fixed.items():
             self.path(("fixed", path), path, len(base.branches))
+            self.not_both(path, model.dimensions)
             self.value(("fixed", path), base, path, value)
         dimensions = tuple(self.dimension(path, choices, base) for path, choices in model.dimensions.items())
         if not dimensions:
@@ -127,6 +133,11 @@ class _Reader:
         self.overlaps(space)
         self.whole(space)
         return space
+
+    def not_both(self, path: str, dimensions: Iterable[str]) -> None:
+        for other in dimensions:
+            if shared_place(path, other):
+                self.fail(("fixed", path), f"{path} is fixed, and the dimension {other} varies it; leave one out")
 
     def base(self, base: str | dict[str, Any]) -> ArchConfig:
         if isinstance(base, str):
@@ -189,16 +200,45 @@ class _Reader:
         import numpy as np
 
         rng = np.random.default_rng(0)
-        for position, dimension in enumerate(space.dimensions):
-            for index, choice in enumerate(dimension.choices):
-                problem = _dead_choice(space, position, index, rng)
-                if problem:
-                    where = ("dimensions", dimension.path, index)
-                    self.fail(where, f"{dimension.path}: the choice {choice!r} can never be built: {problem}")
+        dead = [
+            _Dead(dimension.path, index, choice, problem)
+            for position, dimension in enumerate(space.dimensions)
+            for index, choice in enumerate(dimension.choices)
+            if (problem := _dead_choice(space, position, index, rng))
+        ]
+        if dead:
+            self.blame(dead, space.fixed)
         try:
             space.sample_vector(rng)
         except SpaceError as error:
             self.fail(("limits",), str(error))
+
+    def blame(self, dead: list[_Dead], fixed: Mapping[str, Any]) -> NoReturn:
+        """One bad value kills the choices of all other dimensions: name that whose field the problem is about."""
+        for each in dead:
+            if each.is_about(each.path):
+                self.fail(("dimensions", each.path, each.index), each.describe())
+        for each in dead:
+            for path, value in fixed.items():
+                if each.is_about(path):
+                    self.fail(("fixed", path), f"{path}: nothing can be built with {value!r}: {each.problem}")
+        self.fail(("dimensions", dead[0].path, dead[0].index), dead[0].describe())
+
+
+@dataclass(frozen=True)
+class _Dead:
+    """A choice of a dimension with which nothing can be built, and why."""
+
+    path: str
+    index: int
+    choice: Any
+    problem: str
+
+    def is_about(self, path: str) -> bool:
+        return path.rpartition(".")[2] in re.findall(r"\w+", self.problem)
+
+    def describe(self) -> str:
+        return f"{self.path}: the choice {self.choice!r} can never be built: {self.problem}"
 
 
 def _dead_choice(space: Space, position: int, index: int, rng: Any) -> str:

@@ -50,6 +50,13 @@ def test_a_good_file_is_read() -> None:
         ("{max: 1M}", "{min: 2M, max: 1M}", r"line 7: limit macs is an empty window: min 2M is above max 1M"),
         ("{max: 1M}", "{max: 100}", r"line 6: .*the limit macs at most 100 binds; its choices reach"),
         ("name: mine", "name: [", r"line \d: not YAML"),
+        ("{max: 1M}", "1M", r"line 7: limits\.macs: this is no mapping; write one, as \{max: 4M\}, got '1M'"),
+        (
+            "limits:",
+            "fixed: {branches.0.embed_dim: 8}\nlimits:",
+            r"line 6: branches\.0\.embed_dim is fixed, and",
+        ),
+        ("limits:", "fixed: {encoders.0.fusion: none}\nlimits:", r"encoders\.\*\.fusion varies it; leave one out"),
         ("name: mine\n", "", r"the field 'name' is missing"),
         ("limits:", "name: twice\nlimits:", r"line 6: 'name' stands there twice"),
     ],
@@ -152,3 +159,20 @@ def test_a_starred_path_may_have_its_only_places_in_larger_members() -> None:
 )  # fmt: skip
 def test_a_count_in_three_figures_never_has_an_exponent(value: float, text: str) -> None:
     assert format_number(value) == text
+
+
+BLAMELESS = """\
+name: mine
+base: crossvit_micro_32
+{fixed}dimensions:
+  num_encoders: [1, 2]
+  branches.*.embed_dim: [{widths}]
+"""
+
+
+def test_the_dimension_to_blame_is_named_not_the_first_that_it_spoils() -> None:
+    with pytest.raises(SpaceError, match=r"line 5: branches\.\*\.embed_dim: the choice 16 .*, or num_heads 2"):
+        parse_space(BLAMELESS.format(fixed="", widths="16, 32"), "mine.yaml")
+    fixed = "fixed: {image_size: 50}\n"
+    with pytest.raises(SpaceError, match=r"line 3: image_size: nothing can be built with 50: .* does not tile"):
+        parse_space(BLAMELESS.format(fixed=fixed, widths="48, 96"), "mine.yaml")

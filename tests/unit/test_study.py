@@ -85,6 +85,23 @@ def test_settings_of_a_space_file_are_checked(tmp_path: Path, line: str, message
         resolve(tmp_path, space=write_space(tmp_path, SPACE + line + "\n"), data="digits")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "  branches.0.embed_dim: [8, 16]",
+            "  image_size: [16, 32]",
+            r"line 4: image_size: a study reads its images",
+        ),
+        ("trials: 3", "trials: -4", r"line 6: trials must be a whole number of at least 1, got -4"),
+        ("trials: 3", "trials: 2.5", r"line 6: trials must be a whole number of at least 1, got 2\.5"),
+    ],
+)
+def test_what_no_study_can_do_is_said_with_its_line(old: str, new: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=message):
+        resolve(tmp_path, space=write_space(tmp_path, SPACE.replace(old, new)), data="digits", trials=2)
+
+
 def test_what_is_asked_for_is_checked_before_anything_is_written(tmp_path: Path) -> None:
     for asked in ({"name": "a/b"}, {"trials": 0}, {"sampler": "x"}, {"objectives": ("x",)}, {"device": "cuda:99"}):
         with pytest.raises((StudyConfigError, StoreError)):
