@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from crossvit_core.fields import as_size
 from space.paths import IMAGE_SIZE, NUM_ENCODERS, Tree, count_stars, get_path, set_path, shared_place
 
 
@@ -40,7 +39,7 @@ class Dimension:
         values = get_path(tree, self.path, self.finer)
         if not values:
             return 0
-        plain = as_size if self.path.endswith(IMAGE_SIZE) else _plain
+        plain = _plain_size if self.path.endswith(IMAGE_SIZE) else _plain
         first = plain(values[0])
         if any(plain(value) != first for value in values):
             return None
@@ -84,3 +83,8 @@ def _is_finer(path: str, other: str) -> bool:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _plain_size(value: Any) -> Any:
+    """A side stands for a square."""
+    return [value, value] if isinstance(value, int) else _plain(value)

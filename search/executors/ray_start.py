@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
+
+from search.executors.base import ExecutorError
 
 # Read by Ray when it is imported. Nothing is reported to anybody, nothing is written beside the study's folder.
 _ENVIRONMENT = {
@@ -33,6 +36,8 @@ _ENVIRONMENT = {
 # A socket's path has at most 107 bytes, of which Ray's own folders take about 65.
 _LONGEST_TEMP_DIR = 40
 _SHORT_TEMP_DIRS = ("/tmp", "/var/tmp", "/dev/shm")
+
+_ANSWER_SECONDS = 5.0
 
 _PACKAGES = ("crossvit_core", "space", "search", "results")
 _NOT_CODE = ("runs", "reference", "__pycache__")
@@ -55,6 +60,17 @@ def copy_code(folder: Path) -> None:
             raise RuntimeError(f"the package {package} is not on sys.path, so other machines cannot be given it")
         source = Path(next(iter(spec.submodule_search_locations)))
         shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns(*_NOT_CODE))
+
+
+def check_answers(address: str | None) -> None:
+    """Raise ExecutorError if nothing listens at host:port, which Ray would try for minutes. Other forms are Ray's."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ExecutorError(f"nothing answers at the Ray address {address} ({error}); is the cluster up?") from error
 
 
 @contextlib.contextmanager

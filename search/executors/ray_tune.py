@@ -26,7 +26,14 @@ from search.executors.conversation import Conversation
 from search.executors.node_files import HomeFiles
 from search.executors.pool_size import PoolSize, choose_size
 from search.executors.ray_errors import first_line, last_line, memory_victims
-from search.executors.ray_start import copy_code, only_device, ray_speaks_on_stderr, scratch_folder, set_environment
+from search.executors.ray_start import (
+    check_answers,
+    copy_code,
+    only_device,
+    ray_speaks_on_stderr,
+    scratch_folder,
+    set_environment,
+)
 from search.executors.tune_parts import AsksSession, EndsOnError, EvaluatesTrials, PullsTrials, WatchesTime
 from search.plan import Plan
 from search.session import Session
@@ -94,6 +101,7 @@ class RayExecutor:
             import ray
         except ImportError as error:
             raise ExecutorError(f"Ray is not installed ({error}); EXECUTOR=local runs without it") from error
+        check_answers(self._address)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

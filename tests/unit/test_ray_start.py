@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from search.executors.ray_start import copy_code, ray_speaks_on_stderr, set_environment
+from search.executors.base import ExecutorError
+from search.executors.ray_start import check_answers, copy_code, ray_speaks_on_stderr, set_environment
 
 
 @pytest.fixture
@@ -88,3 +90,14 @@ def test_the_code_that_is_sent_runs_by_itself_and_brings_no_studies(tmp_path: Pa
     script = "import search.trial, crossvit_core.cost, results.records; print(search.trial.__file__)"
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path / "code", capture_output=True, text=True)
     assert run.stdout.strip() == str(tmp_path / "code" / "search" / "trial.py")
+
+
+def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        check_answers(address)
+        check_answers(f"ray://{address}")
+    with pytest.raises(ExecutorError, match=rf"nothing answers at the Ray address {address} \(.*refused"):
+        check_answers(address)
+    for left_to_ray in (None, "auto", "local"):
+        check_answers(left_to_ray)
