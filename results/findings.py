@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from results.baselines import load_baselines
+from results.decision import Decision, load_decision
 from results.frame import build_frame, complete, front
 from results.importance import Importance, assess_importance, read_dimensions
 from results.memory import READ, check_fits
@@ -68,6 +69,11 @@ class Findings:
     @property
     def has_repeats(self) -> bool:
         return bool((self.points[RUNS] > 1).any())
+
+    @cached_property
+    def decision(self) -> Decision | None:
+        """What fresh seeds say of the finalists; None before there are any."""
+        return load_decision(self.study_dir, self.frame, validation_images(self.study), self.look)
 
     @cached_property
     def importance(self) -> dict[str, Importance]:

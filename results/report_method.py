@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 from results.findings import Findings, mapping, validation_images
 from results.metrics import ACCURACY
 from results.page import bullet_list, fields_table, folded, paragraph, section
 from results.repeats import RUNS
-from results.units import duration, percent, plural
+from results.report_decision import decision_caution
+from results.units import duration, percent, plural, with_spread
+
+_MAX_TIMED = 12
 
 
 def measurement(findings: Findings) -> str:
@@ -69,18 +74,54 @@ def caveats(findings: Findings) -> str:
     items = [
         f"Accuracies are on the validation split, which the search itself used to choose{_chance_error(findings)}. "
         f"The test split {'was ' + findings.look.describe() if findings.look else 'has not been looked at'}.",
-        "The best of many is flattered by luck: expect the top of the front to lose a little when it is trained again. "
-        f"{_repeats_text(findings)} Retrain the finalists over several seeds before deciding.",
-        "Throughput was measured in the course of the search, where other work may have run on the same machine. Time "
-        "the front on its own (make bench) before quoting a number, and only compare numbers from one device.",
+        _luck_text(findings),
+        _timing_text(findings),
         "All architectures share one short recipe. A longer one may change their order.",
     ]
     return section("Read with care", bullet_list(items)) if len(findings.frame) else ""
 
 
+def _luck_text(findings: Findings) -> str:
+    repeats = _repeats_text(findings)
+    if findings.decision is not None:
+        return f"{decision_caution(findings.decision)} {repeats}"
+    return (
+        "The best of many is flattered by luck: expect the top of the front to lose a little when it is trained again. "
+        f"{repeats} Retrain the finalists over several seeds before deciding."
+    )
+
+
+def _timing_text(findings: Findings) -> str:
+    """What ``bench`` timed on its own, once that is the whole front."""
+    begin = "Throughput was measured in the course of the search, where other work may have run on the same machine."
+    timed = read_timings(findings.study_dir)
+    members = [int(trial) for trial in findings.members["trial"]]
+    if not members or not set(members) <= set(timed):
+        return (
+            f"{begin} Time the front on its own (make bench) before quoting a number, and only compare numbers from "
+            "one device."
+        )
+    shown = ", ".join(f"trial {trial} {with_spread(*timed[trial])}" for trial in members[:_MAX_TIMED])
+    rest = f" and {len(members) - _MAX_TIMED:,} more" if len(members) > _MAX_TIMED else ""
+    return (
+        f"{begin} The front was timed on its own since (bench.json), in images/s: {shown}{rest}. Quote those, and only "
+        "compare numbers from one device."
+    )
+
+
+def read_timings(study_dir: Path) -> dict[int, tuple[float, float]]:
+    """Images per second and their interquartile range by trial, as ``bench`` timed them on their own; maybe none."""
+    try:
+        rows = json.loads((study_dir / "bench.json").read_text(encoding="utf-8"))["timings"]
+        return {int(row["trial"]): (float(row["ips"]), float(row["iqr"])) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def _repeats_text(findings: Findings) -> str:
     if not findings.has_repeats:
-        return "Each architecture was trained once, with one seed."
+        searched = "In the search, each" if findings.decision is not None else "Each"
+        return f"{searched} architecture was trained once, with one seed."
     runs = findings.points.loc[findings.points["status"] == "ok", RUNS]
     most_once = (runs == 1).sum() > len(runs) / 2
     which = "; most were trained once" if most_once else f": {runs.sum():,} runs of {plural(len(runs), 'architecture')}"
@@ -91,7 +132,8 @@ def _chance_error(findings: Findings) -> str:
     count = validation_images(findings.study)
     if findings.members.empty or not count:
         return ""
-    best = float(findings.members[ACCURACY].max())
+    decision = findings.decision
+    best = decision.suggested.again.mean if decision else float(findings.members[ACCURACY].max())
     error = math.sqrt(best * (1 - best) / count)
     points = f"one image is {100 / count:.2g} points"
     spread = f", and chance alone moves {percent(best)} by about {100 * error:.2g} points" if error else ""

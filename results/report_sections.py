@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
+from results.decision import Decision
 from results.findings import Findings, mapping
 from results.frame import RUNNING, front
 from results.metrics import ACCURACY
@@ -18,6 +19,7 @@ from results.plots_importance import metric_label
 from results.plots_quantized import method_label
 from results.quantization import MIXED, deployment_candidates, full_precision
 from results.repeats import RUNS, SPREAD
+from results.report_decision import decision_card, decision_lead, decision_verdict
 from results.report_figures import accuracy_figures, importance_figures, progress_figures, quantized_figures
 from results.report_method import caveats, measurement
 from results.tables import FRONT_NOTE, KEY_LENGTH, front_cells
@@ -26,6 +28,7 @@ from results.units import human_count, percent, plural, sentence, with_spread
 MAX_REASONS = 60
 MAX_LISTED = 12
 MAX_MEMBERS = 60
+MAX_CARDS = 6
 _OPEN_REASONS = 8
 _MAX_PAIRS = 8
 
@@ -48,18 +51,34 @@ def _headline_text(findings: Findings) -> str:
     members = findings.members
     if members.empty:
         return paragraph(f"{done}none has been trained to the end yet, so there is no front.", "headline")
+    size = "one forms" if len(members) == 1 else f"{len(members)} form"
+    front_text = f"{size} the Pareto front, {_span_text(members)} FLOPs (multiply-adds)"
+    best, trained = percent(members[ACCURACY].max()), f"{done}{findings.count('ok'):,} trained to the end"
+    if findings.decision is not None:
+        return _decided_text(findings, findings.decision, trained, f"The search itself saw up to {best}; {front_text}.")
+    text = f"{trained}. The best reaches {best} validation accuracy; {front_text}."
+    return paragraph(text, "headline") + paragraph(_device_text(findings), "muted")
+
+
+def _decided_text(findings: Findings, decision: Decision, trained: str, searched: str) -> str:
+    """Fresh seeds lead: the search's own best is the luckiest of many."""
+    again = plural(len(decision.candidates), "finalist")
+    were = "was" if len(decision.candidates) == 1 else "were"
+    text = f"{trained}, and {again} {were} trained again. {decision_lead(decision)}"
+    return (
+        paragraph(text, "headline")
+        + paragraph(decision_verdict(decision))
+        + paragraph(f"{searched} {_device_text(findings)}", "muted")
+    )
+
+
+def _span_text(members: pd.DataFrame) -> str:
     cheapest, dearest = members["macs"].min(), members["macs"].max()
-    span = (
+    return (
         f"from {human_count(cheapest)} to {human_count(dearest)}"
         if cheapest < dearest
         else f"at {human_count(dearest)}"
     )
-    size = "one forms" if len(members) == 1 else f"{len(members)} form"
-    text = (
-        f"{done}{findings.count('ok'):,} trained to the end. The best reaches {percent(members[ACCURACY].max())} "
-        f"validation accuracy; {size} the Pareto front, {span} FLOPs (multiply-adds)."
-    )
-    return paragraph(text, "headline") + paragraph(_device_text(findings), "muted")
 
 
 def _device_text(findings: Findings) -> str:
@@ -82,12 +101,22 @@ def _figures(drawn: Iterable[Drawn]) -> list[str]:
 
 
 def which_to_take(findings: Findings) -> str:
-    """Up to three members of the front, each with the wish it answers."""
+    """Up to three members of the front, each with the wish it answers; of finalists trained again, those instead."""
+    decision = findings.decision
+    if decision is None:
+        return section("Which to take", _pick_cards(findings))
+    first = "Chosen" if decision.is_kept else "Suggested"
+    shown = decision.candidates[:MAX_CARDS]
+    again = cards(decision_card(each, "Finalist" if index else first) for index, each in enumerate(shown))
+    return section("Which to take", again, folded("By the search's own numbers", _pick_cards(findings)))
+
+
+def _pick_cards(findings: Findings) -> str:
     wishes: dict[int, list[Pick]] = {}
     for pick in pick_members(findings.members, findings.cost.name):
         wishes.setdefault(pick.trial, []).append(pick)
     rows = findings.members.set_index("trial", drop=False)
-    return section("Which to take", cards(_pick_card(rows.loc[trial], picks) for trial, picks in wishes.items()))
+    return cards(_pick_card(rows.loc[trial], picks) for trial, picks in wishes.items())
 
 
 def _pick_card(row: pd.Series, picks: list[Pick]) -> tuple[str, str, list[str]]:

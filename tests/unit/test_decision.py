@@ -1,0 +1,147 @@
+"""A report after the finalists were trained again: what fresh seeds, the choice and the test split say comes first."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from results.findings import load_findings
+from results.report import write_report
+from results.test_ledger import TestedRun, add_score, open_look
+
+FRESH = {"key00003": (0.90, 0.92, 0.91), "key00002": (0.70, 0.71, 0.72)}
+
+
+@pytest.fixture
+def retrained(typical_study: Any, new_study: Any) -> Any:
+    """The typical study with its trials 3 and 2 trained again on three fresh seeds each."""
+    retraining = new_study("s-retrain", retrain_of="s", trials=6)
+    for key, accuracies in FRESH.items():
+        for accuracy in accuracies:
+            retraining.add(accuracy, 1000, key=key, source="retrain")
+    return typical_study
+
+
+def keep_choice(study_dir: Path, **changes: Any) -> None:
+    """What ``select`` left of a choice among both finalists by accuracy less FLOPs."""
+    finalists = [
+        {"arch_key": "key00003", "handicap": 0.5, "runs": _runs(0, FRESH["key00003"])},
+        {"arch_key": "key00002", "handicap": 0.1, "runs": _runs(3, FRESH["key00002"])},
+    ]
+    wish = {"limits": [], "prefer": "weighted:accuracy=1,macs=0.2", "trials": []}
+    data = {"weights": {"val_accuracy": 1.0, "macs": 0.2}, "finalists": finalists, "wish": wish, **changes}
+    (study_dir / "selection.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def _runs(first: int, accuracies: tuple[float, ...]) -> list[dict[str, Any]]:
+    return [{"run": run, "status": "ok", "accuracy": value} for run, value in enumerate(accuracies, start=first)]
+
+
+def report_of(study_dir: Path) -> str:
+    """The words of the report, without markup."""
+    page = write_report(study_dir).read_text(encoding="utf-8").partition("<body>")[2]
+    return " ".join(html.unescape(re.sub(r"<script.*?</script>|<[^>]+>", " ", page, flags=re.DOTALL)).split())
+
+
+def test_without_a_retraining_there_is_no_decision(typical_study: Any) -> None:
+    assert load_findings(typical_study.path).decision is None
+    text = report_of(typical_study.path)
+    assert "Retrain the finalists over several seeds before deciding." in text
+    assert "Time the front on its own (make bench)" in text
+
+
+def test_a_retraining_without_an_outcome_decides_nothing(typical_study: Any, new_study: Any) -> None:
+    new_study("s-retrain").add(status="failed", key="key00003", error="no memory")
+    assert load_findings(typical_study.path).decision is None
+
+
+def test_the_report_leads_with_what_fresh_seeds_say(retrained: Any) -> None:
+    text = report_of(retrained.path)
+    lead = text[: text.index("What was found")]
+    assert "The best reaches" not in lead
+    assert "2 finalists were trained again" in lead
+    assert "91.0 % validation accuracy" in lead and "3 fresh seeds, 95 % interval 86.3-94.6 %" in lead
+    assert "trial 3" in lead
+    # The search's own number is told as such, not as a result.
+    assert "The search itself saw up to 95.0 %" in lead
+
+
+def test_the_cards_are_of_the_finalists_and_those_of_the_search_are_folded(retrained: Any) -> None:
+    text = report_of(retrained.path)
+    cards = text[text.index("Which to take") : text.index("Trained again")]
+    assert cards.index("91.0 %") < cards.index("71.0 %") < cards.index("By the search's own numbers")
+    assert cards.index("By the search's own numbers") < cards.index("95.0 %")
+
+
+def test_the_choice_that_select_kept_is_the_one_that_is_told(retrained: Any) -> None:
+    keep_choice(retrained.path)
+    decision = load_findings(retrained.path).decision
+    assert decision is not None and decision.is_kept
+    # Less what its FLOPs take off, trial 2 is ahead.
+    assert decision.suggested.trial == 2
+    text = report_of(retrained.path)
+    assert "by the preference weighted:accuracy=1,macs=0.2" in text
+    assert text.index("71.0 % validation accuracy") < text.index("What was found")
+
+
+@pytest.mark.parametrize("broken", [{"finalists": "none"}, {"finalists": []}, {"weights": None}])
+def test_a_choice_that_cannot_be_read_is_left_out(retrained: Any, broken: dict[str, Any]) -> None:
+    keep_choice(retrained.path, **broken)
+    decision = load_findings(retrained.path).decision
+    assert decision is not None and not decision.is_kept and decision.suggested.trial == 3
+
+
+def test_a_choice_from_before_more_seeds_is_not_told_as_the_choice(retrained: Any) -> None:
+    keep_choice(retrained.path, finalists=[{"arch_key": "key00002", "handicap": 0.0, "runs": _runs(3, (0.70,))}])
+    decision = load_findings(retrained.path).decision
+    assert decision is not None and not decision.is_kept
+    assert [candidate.trial for candidate in decision.candidates] == [3, 2]
+
+
+def test_advice_that_was_followed_is_not_given_again(retrained: Any) -> None:
+    content = {"device": {}, "timings": [{"trial": trial, "ips": 10.0, "iqr": 1.0} for trial in (0, 2, 3)]}
+    (retrained.path / "bench.json").write_text(json.dumps(content), encoding="utf-8")
+    text = report_of(retrained.path)
+    assert "Retrain the finalists" not in text
+    assert "Time the front on its own" not in text
+    assert "10 ±5.0%" in text[text.index("Read with care") :]
+
+
+def test_a_front_that_was_timed_in_part_is_still_to_be_timed(typical_study: Any) -> None:
+    content = {"device": {}, "timings": [{"trial": 0, "ips": 10.0, "iqr": 1.0}]}
+    (typical_study.path / "bench.json").write_text(json.dumps(content), encoding="utf-8")
+    assert "Time the front on its own" in report_of(typical_study.path)
+
+
+def test_one_fresh_seed_has_no_interval_and_asks_for_more(typical_study: Any, new_study: Any) -> None:
+    new_study("s-retrain").add(0.9, 1000, key="key00003")
+    text = report_of(typical_study.path)
+    lead = text[: text.index("What was found")]
+    assert "90.0 % validation accuracy" in lead and "95 % interval" not in lead
+    assert "nan" not in text
+    assert "more seeds" in text[text.index("Read with care") :]
+
+
+def test_test_accuracies_are_told_first_once_the_split_is_opened(retrained: Any) -> None:
+    runs = [TestedRun(3, "key00003", run, run, "ab") for run in range(3)]
+    open_look(retrained.path, runs, "ab", 200, clock=lambda: 0.0)
+    for run, accuracy in enumerate((0.85, 0.86, 0.87)):
+        add_score(retrained.path, run, accuracy, clock=lambda: 1.0)
+    text = report_of(retrained.path)
+    lead = text[: text.index("What was found")]
+    assert "and 86.0 % (95 % interval 80.1-90.9 %) on the test split" in lead
+
+
+def test_a_study_that_does_not_count_its_images_has_means_only(new_study: Any) -> None:
+    study, retraining = new_study(data={"name": "digits"}), new_study("s-retrain")
+    study.add(0.95, 1000, key="one")
+    retraining.add(0.9, 1000, key="one")
+    retraining.add(0.8, 1000, key="one")
+    text = report_of(study.path)
+    lead = text[: text.index("What was found")]
+    assert "85.0 % validation accuracy" in lead and "95 % interval" not in lead
