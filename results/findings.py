@@ -17,7 +17,7 @@ from results.frame import build_frame, complete, front
 from results.importance import Importance, assess_importance, read_dimensions
 from results.memory import READ, check_fits
 from results.metrics import ACCURACY, COSTS, cost_metric
-from results.quantization import load_quantized
+from results.quantization import add_origin, latest_points, load_quantized
 from results.records import Asked, Ended, Event, Rung
 from results.repeats import RUNS, describe_stranger, find_retraining, fold_repeats
 from results.rung_curves import RungCurves
@@ -29,8 +29,8 @@ class Findings:
     """The study as asked, what it ran on, its trials, and the front over its cost.
 
     ``frame`` has a row a trial, ``points`` a row an architecture where one was trained more than once, ``members`` are
-    those of the front, ``retrained`` a row a finalist of the retraining, ``quantized`` a row a quantised point;
-    ``stranger`` says what has the retraining's name and is none.
+    those of the front, ``retrained`` a row a finalist of the retraining, ``quantized`` a row a quantised point of
+    the weights that a trial was quantised with last; ``stranger`` says what has the retraining's name and is none.
     ``rungs`` are (epoch, accuracy) of each trial; ``settings`` the dimensions' values, by arch_key. ``ended`` says why
     the search ended; it is empty while it has not. ``look`` is the one at the test split, if there was one.
     """
@@ -44,7 +44,7 @@ class Findings:
         self.rungs, self.settings, self.ended = log.rungs, log.settings(), log.ended
         self.baselines: list[Mapping[Any, Any]] = [*load_baselines(study_dir).to_dict("records")]
         self.retrained, self.stranger = read_retrained(study_dir), describe_stranger(study_dir)
-        self.quantized = load_quantized(study_dir)
+        self.quantized = add_origin(latest_points(load_quantized(study_dir)), study_dir)
         self.look = read_look(study_dir)
 
     @property

@@ -67,7 +67,7 @@ def _front_marks(front: pd.DataFrame, cost: str) -> go.Scatter:
         x=front[cost].tolist(),
         y=(100 * front[ACCURACY]).tolist(),
         text=[f"<b>trial {point['trial']}</b>, full precision" for point in front.to_dict("records")],
-        name="the front in full precision",
+        name="others of the front, full precision",
         mode="markers",
         marker={"symbol": "diamond-open", "size": 9, "color": INK},
         hovertemplate="%{text}<br>%{y:.1f} %<extra></extra>",

@@ -6,6 +6,7 @@ never a speed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -19,12 +20,15 @@ import pandas as pd
 
 from results.metrics import ACCURACY
 from results.pareto import minimised, pareto_mask
+from results.repeats import retrain_dir
 from results.store import WriteError
 
 FOLDER, POINTS_FILE = "quantized", "points.jsonl"
 FULL, SINGLE, MIXED = "full", "single", "mixed"
 COSTS = ("bit_operations", "model_bytes")
 FULL_BITS = 32
+SEARCH, RETRAINED = "search", "retrained"
+_SETTINGS = ("calibration_images", "alpha", "rho")
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,42 @@ def comparable(points: pd.DataFrame, weights: str, settings: Mapping[str, float]
     return points.loc[order.index]
 
 
+def latest_points(points: pd.DataFrame) -> pd.DataFrame:
+    """Of each trial the points of the weights that were quantised last, calibrated as they were last.
+
+    A trial that was retrained since has points of two networks: as one list, they would be a network that is not there.
+    """
+    kept = [_latest_of_trial(rows) for _, rows in points.groupby("trial", sort=False)]
+    return pd.concat(kept, ignore_index=True) if kept else points
+
+
+def _latest_of_trial(rows: pd.DataFrame) -> pd.DataFrame:
+    weights = str(rows["weights"].iloc[-1])
+    alike = rows[rows["weights"] == weights]
+    # 0 stands where a setting does not matter.
+    last = {name: next(iter(alike.loc[alike[name] != 0, name].tolist()[::-1]), 0) for name in _SETTINGS}
+    return comparable(rows, weights, last)
+
+
+def weights_digest(path: Path) -> str:
+    """What tells one file of weights from another in the points."""
+    return f"sha256-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+
+
+def add_origin(points: pd.DataFrame, study_dir: Path) -> pd.DataFrame:
+    """The points with a column ``origin``: "search" for the weights that the trial kept there, else "retrained"."""
+    found = {pair: _origin(study_dir, *pair) for pair in set(zip(points["trial"], points["weights"]))}
+    return points.assign(origin=[found[pair] for pair in zip(points["trial"], points["weights"])])
+
+
+def _origin(study_dir: Path, trial: int, weights: str) -> str:
+    """A study without a retraining has but one; deleted files of weights are taken for what the points are not of."""
+    if not retrain_dir(study_dir).is_dir():
+        return SEARCH
+    own = study_dir / "trials" / f"{trial:05d}" / "weights.safetensors"
+    return SEARCH if own.is_file() and weights_digest(own) == weights else RETRAINED
+
+
 def deployment_candidates(points: pd.DataFrame, cost: str = "bit_operations") -> pd.DataFrame:
     """The points that no other beats in accuracy and cost ("bit_operations" or "model_bytes"), cheapest first.
 
@@ -132,6 +172,18 @@ def deployment_candidates(points: pd.DataFrame, cost: str = "bit_operations") ->
         return points
     values = minimised(points[[ACCURACY, cost]].to_numpy(dtype=float), (True, False))
     return points[np.asarray(pareto_mask(values))].sort_values([cost, "trial", "method"], kind="stable")
+
+
+def beside(members: pd.DataFrame, quantized: pd.DataFrame) -> pd.DataFrame:
+    """The members of a front that may stand beside quantised points (with ``origin``), as ``full_precision`` has them.
+
+    A quantised trial has a point at full precision of its own. Beside retrained weights the search's accuracies are
+    flattered by luck, so none of them is shown.
+    """
+    if (quantized["origin"] == RETRAINED).any():
+        return full_precision(members.iloc[:0])
+    measured = quantized.loc[quantized["precision"] == FULL, "trial"]
+    return full_precision(members[~members["trial"].isin(measured)])
 
 
 def full_precision(members: pd.DataFrame) -> pd.DataFrame:
@@ -146,6 +198,7 @@ def full_precision(members: pd.DataFrame) -> pd.DataFrame:
             ACCURACY: members[ACCURACY],
             "bit_operations": members["macs"] * FULL_BITS**2,
             "model_bytes": members["params"] * FULL_BITS // 8,
+            "origin": SEARCH,
         }
     )
 

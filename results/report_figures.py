@@ -21,7 +21,7 @@ from results.plots_progress import (
     gather_time,
 )
 from results.plots_quantized import draw_quantized
-from results.quantization import full_precision
+from results.quantization import beside
 from results.repeats import RUNS
 
 
@@ -72,11 +72,11 @@ def importance_figures(findings: Findings) -> Iterator[Drawn]:
 def quantized_figures(findings: Findings) -> Iterator[Drawn]:
     """What quantised trials keep, beside the front in full precision."""
     if not findings.quantized.empty:
+        others = beside(findings.members, findings.quantized)
         caption = (
-            "Lines are trials quantised after training, simulated; the dashed line is their accuracy in full "
-            "precision. Diamonds are the front in full precision, at 32 x 32 bits."
-        )
-        drawn = draw_quantized(findings.quantized, front=full_precision(findings.members))
+            "Lines are trials quantised after training, simulated; the dashed line is their accuracy in full precision."
+        ) + ("" if others.empty else " Diamonds are others of the front in full precision, at 32 x 32 bits.")
+        drawn = draw_quantized(findings.quantized, front=others)
         yield Drawn("bit-operations", drawn, "Accuracy against bit-operations", caption)
 
 

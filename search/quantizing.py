@@ -29,7 +29,16 @@ from crossvit_core.quantize.settings import (
 )
 from crossvit_core.train import Split, open_split
 from crossvit_core.weights import WeightsError, load_model
-from results.quantization import FULL, MIXED, SINGLE, QuantizedPoint, append_point, read_points, trial_folder
+from results.quantization import (
+    FULL,
+    MIXED,
+    SINGLE,
+    QuantizedPoint,
+    append_point,
+    read_points,
+    trial_folder,
+    weights_digest,
+)
 from results.store import WriteError
 from search.evaluate import pick_device
 from search.retrain import open_study_data
@@ -168,7 +177,7 @@ class _Recorder:
 
     def __init__(self, work: Measurement, folder: Path, trial: int, trained: Trained) -> None:
         self.work, self.folder, self.trial, self.trained = work, folder, trial, trained
-        self.weights = f"sha256-{hashlib.sha256(trained.weights.read_bytes()).hexdigest()[:12]}"
+        self.weights = weights_digest(trained.weights)
         self.known = {point.key: point for point in read_points(folder)}
 
     def full(self) -> QuantizedPoint:

@@ -12,6 +12,7 @@ from crossvit_core.config import ArchConfig, suggest
 from results.records import Finished
 from results.repeats import describe_stranger, find_retraining
 from results.store import StudyStore
+from results.units import percent
 from search.enqueue import asked_arch
 
 ORIGINS = ("auto", "search", "retrain")
@@ -38,6 +39,13 @@ class Trained:
         """Plain JSON values, without the paths of this machine."""
         fields = {name: value for name, value in asdict(self).items() if name not in ("arch", "weights")}
         return fields | {"arch_key": self.arch.key()}
+
+    def sentence(self) -> str:
+        """Which weights these are, for whoever is about to use them."""
+        return (
+            f"weights: trial {self.trial} of study {self.study}, {self.why}; "
+            f"validation accuracy {percent(self.val_accuracy)}"
+        )
 
 
 def find_trained(study_dir: Path, trial: int, origin: str = "auto") -> Trained:

@@ -43,12 +43,10 @@ def export(
 def show_export(outcome: TrialExport, console: Console) -> None:
     """What was exported, how it was checked, how fast it is, and how to load it."""
     from crossvit_core.export_snippets import snippet
-    from results.units import percent
 
-    trained, path = outcome.trained, outcome.exported.path
+    path = outcome.exported.path
     lines = [
-        f"weights: trial {trained.trial} of study {trained.study}, {trained.why}; "
-        f"validation accuracy {percent(trained.val_accuracy)}",
+        outcome.trained.sentence(),
         *_agreement_lines(outcome),
         *_speed_lines(outcome),
         f"saved: {path} ({path.stat().st_size / 1e6:.2f} MB), what was measured in {path.name}.json",

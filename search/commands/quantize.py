@@ -38,6 +38,7 @@ def quantize(
     from results.store import check_study_name
     from search.choices import check_device
     from search.quantizing import Request, quantize_trial
+    from search.trained import find_trained
 
     check_device(device)
     folder = runs_dir / check_study_name(study)
@@ -50,6 +51,7 @@ def quantize(
         methods=split_list(methods),
     )
     console = Console(highlight=False)
+    console.print(find_trained(folder, trial, weights).sentence(), markup=False, soft_wrap=True)
     points = []
     for point in quantize_trial(folder, trial, request, origin=weights, device=device):
         points.append(point)

@@ -74,6 +74,9 @@ def test_the_command_writes_its_files(
     printed = capsys.readouterr().out
     folder = trial_folder(study, 3)
     assert "never a speed" in printed
+    assert printed.startswith(
+        "weights: trial 3 of study digits-1, the trial's own, from the search; validation accuracy"
+    )
     assert {path.name for path in folder.iterdir()} >= {"points.jsonl", "quantized.csv", "quantized.md", "index.html"}
     frame = pd.read_csv(folder / "quantized.csv")
     assert len(frame) == 1 + 2 * 2 + 1

@@ -319,13 +319,13 @@ def test_quantised_points_stand_beside_the_front(typical_study: Any, tmp_path: P
     page = write_report(tmp_path / "s").read_text(encoding="utf-8")
     section = page[page.index("Fewer bits") : page.index("How the search went")]
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", section)
-    rows = [cells[start : start + 4] for start in range(0, len(cells), 6)]
+    rows = [cells[start : start + 5] for start in range(0, len(cells), 7)]
     # The cheapest of the front has 100 k FLOPs x 1024 and 80 %: 8 bits of trial 2 have fewer and 89 %.
     assert rows == [
-        ["2", "SQ-b + OPT-m, Greedy MP", "4", "88.0 %"],
-        ["2", "symmetric", "8", "89.0 %"],
-        ["2", "full precision", "32", "90.0 %"],
-        ["3", "full precision", "32", "95.0 %"],
+        ["2", "search", "SQ-b + OPT-m, Greedy MP", "4", "88.0 %"],
+        ["2", "search", "symmetric", "8", "89.0 %"],
+        ["2", "search", "full precision", "32", "90.0 %"],
+        ["3", "search", "full precision", "32", "95.0 %"],
     ]
 
 
