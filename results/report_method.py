@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from results.epochs import describe_epochs
 from results.findings import Findings, mapping, validation_images
 from results.metrics import ACCURACY
 from results.page import bullet_list, fields_table, folded, paragraph, section
@@ -76,7 +77,7 @@ def caveats(findings: Findings) -> str:
         f"The test split {'was ' + findings.look.describe() if findings.look else 'has not been looked at'}.",
         _luck_text(findings),
         _timing_text(findings),
-        "All architectures share one short recipe. A longer one may change their order.",
+        _recipe_text(findings),
     ]
     return section("Read with care", bullet_list(items)) if len(findings.frame) else ""
 
@@ -107,6 +108,13 @@ def _timing_text(findings: Findings) -> str:
         f"{begin} The front was timed on its own since (bench.json), in images/s: {shown}{rest}. Quote those, and only "
         "compare numbers from one device."
     )
+
+
+def _recipe_text(findings: Findings) -> str:
+    epochs = describe_epochs(findings.study_dir) if findings.decision is not None else ""
+    if epochs:
+        return f"All architectures of the search share one recipe, and so do those trained again: {epochs}"
+    return "All architectures share one short recipe. A longer one may change their order."
 
 
 def read_timings(study_dir: Path) -> dict[int, tuple[float, float]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from results.decision import Decision
+from results.epochs import describe_epochs
 from results.findings import Findings, mapping
 from results.frame import RUNNING, front
 from results.metrics import ACCURACY
@@ -151,6 +152,7 @@ def trained_again(findings: Findings) -> str:
     ]
     header = ("key", "in the search", "trained again", "runs", "architecture")
     note = "Validation accuracy on fresh seeds, mean and standard deviation between runs: the number to trust."
+    note = f"{note} {describe_epochs(findings.study_dir)}".strip()
     return section("Trained again", paragraph(note), table(header, (False, True, True, True, False), rows))
 
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from results.epochs import describe_epochs
 from results.selection import judge
 from results.selection_table import Score, SelectionRow, selection_markdown, selection_notes
 from results.test_ledger import Look
@@ -45,10 +46,17 @@ def describe_test(selection: Selection, look: Look | None) -> str:
     return f"the test split was {look.describe()}"
 
 
+def epochs_notes(study_dir: Path) -> list[str]:
+    """What stands under the table where 'search' and 'again' were trained for different epochs."""
+    told = describe_epochs(study_dir)
+    return [told] if told else []
+
+
 def write_selection(study_dir: Path, selection: Selection, look: Look | None) -> None:
     """Write selection.json and selection.md into the study's folder."""
     rows = selection_rows(selection, look)
-    paragraphs = [*_sentences(selection, look), *selection_notes(rows), f"Next: `{next_command(selection)}`"]
+    notes = [*epochs_notes(study_dir), *selection_notes(rows)]
+    paragraphs = [*_sentences(selection, look), *notes, f"Next: `{next_command(selection)}`"]
     text = selection_markdown(rows, f"Choice of study {selection.study}", paragraphs)
     data: dict[str, Any] = {**selection.to_dict(), "next": next_command(selection)}
     is_theirs = look is not None and look.is_at(selection.tested_runs)

@@ -135,7 +135,7 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None) -> None:
     from results.test_ledger import read_look
     from search.environment import in_runs_dir
     from search.selection import select as choose
-    from search.selection_report import describe_test, next_command, selection_rows, write_selection
+    from search.selection_report import describe_test, epochs_notes, next_command, selection_rows, write_selection
 
     selection = choose(study_dir, wish)
     if device is None:
@@ -148,7 +148,7 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None) -> None:
     rows = selection_rows(selection, look)
     limits = ", ".join(limit.describe() for limit in wish.limits)
     console.print(rich_selection(rows, f"Choice of study {selection.study}{f' ({limits})' if limits else ''}"))
-    for line in selection_notes(rows):
+    for line in (*epochs_notes(study_dir), *selection_notes(rows)):
         console.print(line, style="dim", markup=False)
     for line in (selection.verdict, *selection.notes, describe_test(selection, look)):
         console.print(line, markup=False, soft_wrap=True)
