@@ -15,11 +15,12 @@ from results.units import human_count, percent, plural, sentence, with_spread
 def decision_lead(decision: Decision) -> str:
     """Whom to take and what it reaches, in one sentence."""
     best = decision.suggested
-    how = f"Chosen, by the preference {decision.prefer}, is" if decision.is_kept else "Suggested, by accuracy, is"
+    by = "accuracy" if decision.prefer == "accuracy" else f"the preference {decision.prefer}"
+    how = f"{'Chosen' if decision.is_kept else 'Suggested'} by {by} is trial {best.trial}"
     tested = f", and {_score_text(best.test)} on the test split" if math.isfinite(best.test.mean) else ""
     return (
-        f"{how} trial {best.trial}: {percent(best.again.mean)} validation accuracy (mean of "
-        f"{_mean_text(best)}){tested}, at {human_count(best.row['macs'])} FLOPs (multiply-adds)."
+        f"{how}, of {human_count(best.row['macs'])} FLOPs (multiply-adds): {percent(best.again.mean)} validation "
+        f"accuracy (mean of {_mean_text(best)}){tested}."
     )
 
 

@@ -180,7 +180,7 @@ def fewer_bits(findings: Findings) -> str:
         "these are accuracies at certain bits, not speeds. Of each trial, the weights that were quantised last."
     )
     if (everything["origin"] == RETRAINED).any():
-        note += " The search's own accuracies are left out: beside retrained weights they would be flattered by luck."
+        note += " Others of the front are left out: beside retrained weights, the search's accuracies are flattered by luck."
     return section(
         "Fewer bits",
         *_figures(quantized_figures(findings)),
