@@ -145,5 +145,11 @@ def _write_value(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         flat = all(not isinstance(item, (Mapping, list, tuple)) for item in value)
-        return ", ".join(str(item) for item in value) if flat else json.dumps(value)
-    return str(value)
+        return ", ".join(_write_items(value)) if flat else json.dumps(value, ensure_ascii=False)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _write_items(items: Sequence[Any]) -> Iterable[str]:
+    """A text with a comma in it would look like two: then every text is in quotes."""
+    quoted = any(isinstance(item, str) and "," in item for item in items)
+    return (f"“{item}”" if quoted and isinstance(item, str) else _write_value(item) for item in items)

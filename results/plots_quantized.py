@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from results.metrics import ACCURACY
 from results.plot_style import INK, new_figure, padded_range, set_log_axis
 from results.quantization import FULL, MIXED
-from results.units import human_count, percent
+from results.units import divergence_text, human_count, percent
 
 _COLOURS = ("#0077bb", "#ee7733", "#009988", "#cc3311", "#33bbee", "#ee3377")
 
@@ -84,7 +84,7 @@ def point_cells(point: Mapping[Any, Any]) -> tuple[str, ...]:
         method_label(point["method"]),
         bits,
         percent(point[ACCURACY]),
-        f"{point['kl']:.4f}",
+        divergence_text(point["kl"]),
         *means,
         size,
         operations,

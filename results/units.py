@@ -25,6 +25,13 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %" if math.isfinite(fraction) else MISSING
 
 
+def divergence_text(value: float) -> str:
+    """Three significant digits, small ones as '1.94e-07': a divergence is often far below what four places show."""
+    if not math.isfinite(value):
+        return MISSING
+    return "0" if value == 0 else f"{value:.2e}" if abs(value) < 1e-3 else f"{value:.3g}"
+
+
 def per_second(value: float) -> str:
     """Images per second, in thousands set apart: '2,410'."""
     return f"{value:,.0f}" if math.isfinite(value) else MISSING

@@ -17,7 +17,7 @@ from results.records import Finished
 from results.repeats import find_retraining
 from results.selection import could_be_best, utility
 from results.store import StudyStore
-from results.units import plural
+from results.units import percent, plural
 from search.study_config import StudyConfigError
 from space import Limit
 from space.limits import format_number
@@ -229,7 +229,7 @@ def _nearest(study: str, rows: pd.DataFrame, limits: Sequence[Limit], met: Seque
     within = " of those within the other limits" if keeps_others else ""
     return (
         f"no trial of study {study!r} has {limit.describe()}{within}; the nearest is trial {row['trial']} with "
-        f"{format_number(row[limit.metric])} ({row[ACCURACY]:.1%} validation accuracy)"
+        f"{format_number(row[limit.metric])} ({percent(row[ACCURACY])} validation accuracy)"
     )
 
 

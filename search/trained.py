@@ -83,7 +83,7 @@ def _best(candidates: list[Trained]) -> Trained:
     why = f"the retrained seed with the highest validation accuracy of {len(candidates)}"
     if len(candidates) > 1:
         mean = sum(each.val_accuracy for each in candidates) / len(candidates)
-        why += f" (their mean, {mean:.1%}, is the fairer estimate)"
+        why += f" (their mean, {percent(mean)}, is the fairer estimate)"
     return Trained(best.study, best.trial, best.arch, best.seed, best.val_accuracy, best.weights, why)
 
 

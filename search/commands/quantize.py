@@ -67,10 +67,10 @@ def quantize(
 
 def _line(point: QuantizedPoint) -> str:
     from results.quantization import FULL
-    from results.units import percent
+    from results.units import divergence_text, percent
 
     what = "full precision" if point.precision == FULL else f"{point.method}, {point.precision}, {point.bits:g} bits"
-    return f"{what}: {percent(point.val_accuracy)}, KL {point.kl:.4f}"
+    return f"{what}: {percent(point.val_accuracy)}, KL {divergence_text(point.kl)}"
 
 
 def _warnings(points: list[QuantizedPoint], request: Request) -> list[str]:

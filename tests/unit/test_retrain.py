@@ -324,5 +324,5 @@ def test_the_command_says_what_cannot_be_in_one_sentence(study_dir: Path) -> Non
     command = [str(Path(sys.executable).with_name("crossvit")), "select", "s", "--runs-dir", str(study_dir.parent)]
     result = subprocess.run([*command, "--max-flops", "500"], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
-    nearest = "the nearest is trial 0 with 1 k (90.0% validation accuracy)"
+    nearest = "the nearest is trial 0 with 1 k (90.0 % validation accuracy)"
     assert result.stderr == f"crossvit: no trial of study 's' has macs at most 500; {nearest}\n"
