@@ -43,10 +43,8 @@ def draw_step(
     figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name=name, hoverinfo="skip"))
 
 
-def draw_baselines(
-    figure: go.Figure, baselines: Sequence[Baseline], cost: Metric, x_range: tuple[float, float]
-) -> None:
-    """Hollow squares with their names."""
+def draw_baselines(figure: go.Figure, baselines: Sequence[Baseline], cost: Metric) -> None:
+    """Hollow squares; ``draw_labels`` names them."""
     if not baselines:
         return
     texts = [
@@ -57,13 +55,103 @@ def draw_baselines(
     points = {"x": [other.x for other in baselines], "y": [other.y for other in baselines], "text": texts}
     trace = go.Scatter(**points, mode="markers", name="baselines", marker=marker)
     figure.add_trace(trace.update(hovertemplate="%{text}<extra></extra>"))
-    for other in baselines:
-        add_label(figure, html.escape(other.name), (other.x, other.y), x_range)
 
 
-def add_label(figure: go.Figure, text: str, point: tuple[float, float], x_range: tuple[float, float]) -> None:
-    """A name, escaped, below a mark; beside the ends of the axis it grows inwards."""
-    place = math.log10(point[0] / x_range[0]) / math.log10(x_range[1] / x_range[0])
-    anchor = "left" if place < 0.12 else "right" if place > 0.88 else "center"
-    style = {"showarrow": False, "yshift": -16, "xanchor": anchor, "font": {"size": 11, "color": INK}}
-    figure.add_annotation(text=text, x=math.log10(point[0]), y=point[1], **style)
+class Label(NamedTuple):
+    """A name and the mark that it belongs to: cost, and accuracy in percent."""
+
+    text: str
+    x: float
+    y: float
+
+
+class Place(NamedTuple):
+    """Where a label stands beside its mark, in pixels: up and to the right are positive."""
+
+    anchor: str
+    right: float
+    up: float
+
+
+def draw_labels(
+    figure: go.Figure,
+    labels: Sequence[Label],
+    marks: Sequence[tuple[float, float]],
+    ranges: tuple[tuple[float, float], tuple[float, float]],
+) -> None:
+    """Names beside their marks, each where it covers no other name and as few marks as can be.
+
+    ``marks`` are all that is drawn, as (cost, accuracy); ``ranges`` are the ends of the two axes.
+    """
+    for label, place in zip(labels, place_labels(labels, marks, ranges)):
+        shift = {"xshift": place.right, "yshift": place.up, "xanchor": place.anchor}
+        style = {"showarrow": False, "font": {"size": 11, "color": INK}}
+        figure.add_annotation(text=html.escape(label.text), x=math.log10(label.x), y=label.y, **shift, **style)
+
+
+def place_labels(
+    labels: Sequence[Label],
+    marks: Sequence[tuple[float, float]],
+    ranges: tuple[tuple[float, float], tuple[float, float]],
+) -> list[Place]:
+    """One place a label, in their order; of equally free places the first of ``_PLACES``, which is below."""
+    dots = [_box(_pixel(mark, ranges), Place("center", 0, 0), _MARK_PX, _MARK_PX) for mark in marks]
+    taken: list[_Box] = []
+    places = []
+    for label in labels:
+        at = _pixel((label.x, label.y), ranges)
+        width = _LETTER_PX * len(label.text)
+        boxes = [_box(at, place, width, _LINE_PX) for place in _PLACES]
+        costs = [_crowding(box, taken, dots) for box in boxes]
+        best = int(np.argmin(costs))
+        taken.append(boxes[best])
+        places.append(_PLACES[best])
+    return places
+
+
+class _Box(NamedTuple):
+    left: float
+    low: float
+    right: float
+    high: float
+
+    def meets(self, other: _Box) -> bool:
+        apart = self.right <= other.left or other.right <= self.left or self.high <= other.low or other.high <= self.low
+        return not apart
+
+
+def _pixel(point: tuple[float, float], ranges: tuple[tuple[float, float], tuple[float, float]]) -> tuple[float, float]:
+    """On a plot of the usual size; a wider one has only more room."""
+    (left, right), (low, high) = ranges
+    across = math.log10(point[0] / left) / math.log10(right / left)
+    return _WIDTH_PX * across, _HEIGHT_PX * (point[1] - low) / (high - low)
+
+
+def _box(at: tuple[float, float], place: Place, width: float, height: float) -> _Box:
+    middle = {"left": 0.5, "center": 0.0, "right": -0.5}[place.anchor] * width + at[0] + place.right
+    height_at = at[1] + place.up
+    return _Box(middle - width / 2, height_at - height / 2, middle + width / 2, height_at + height / 2)
+
+
+def _crowding(box: _Box, taken: Sequence[_Box], dots: Sequence[_Box]) -> float:
+    """A name over a name cannot be read, one beyond the frame is cut, one over a mark hides it."""
+    outside = box.left < 0 or box.right > _WIDTH_PX or box.low < 0 or box.high > _HEIGHT_PX
+    return 10 * sum(box.meets(other) for other in taken) + 5 * outside + sum(box.meets(dot) for dot in dots)
+
+
+_WIDTH_PX, _HEIGHT_PX = 820, 370  # of the frame, as the page shows it
+_LETTER_PX, _LINE_PX, _MARK_PX = 6.0, 14.0, 10.0
+_PLACES = (
+    Place("center", 0, -16),
+    Place("center", 0, 16),
+    Place("left", 10, 0),
+    Place("right", -10, 0),
+    Place("left", 4, -16),
+    Place("right", -4, -16),
+    Place("left", 4, 16),
+    Place("right", -4, 16),
+    Place("center", 0, -31),
+    Place("center", 0, 31),
+    Place("left", 4, -31),
+    Place("right", -4, -31),
+)

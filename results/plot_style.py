@@ -22,6 +22,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 INK = "#6b7280"
 FAINT = "rgba(128,128,128,0.55)"
 GRID = "rgba(128,128,128,0.18)"
+NOTHING = "rgba(0,0,0,0)"
 HEIGHT_PX = 460
 
 

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from results.frame import complete, front
 from results.metrics import ACCURACY, Metric, cost_metric
-from results.plot_marks import Baseline, add_label, draw_baselines, draw_step
+from results.plot_marks import Baseline, Label, draw_baselines, draw_labels, draw_step
 from results.plot_style import (
     FAINT,
     INK,
@@ -36,6 +36,7 @@ MAX_MEMBERS = 2000
 """Members of the front that are drawn. A larger front is made of ties, or far finer than the plot."""
 
 _MANY = 20
+_CROWD = 60
 
 
 class Points(NamedTuple):
@@ -103,7 +104,7 @@ def gather_front_plot(
     others = _trained_baselines(baselines, cost)
     again = rows.iloc[:0] if retrained is None else _positive(complete(retrained, cost), cost)
     x_range = padded_range([*rows[cost], *stopped[cost], *again[cost], *(other.x for other in others)])
-    y_range = _y_range(rows, members, [*(other.y for other in others), *(100 * again[ACCURACY])])
+    y_range = _y_range(rows, members, [*(other.y for other in others), *_bar_ends(again)])
     return FrontPlot(
         cost=metric,
         groups=groups,
@@ -126,12 +127,14 @@ def draw_front_plot(plot: FrontPlot) -> go.Figure:
     _draw_cost_marks(figure, plot)
     _draw_step(figure, plot)
     _draw_stopped(figure, plot.stopped)
+    many = sum(len(points.x) for points in plot.groups.values()) > _CROWD
     for fusion, points in plot.groups.items():
-        _draw_group(figure, fusion, points)
+        _draw_group(figure, fusion, points, many)
     for name, points in plot.presets.items():
-        _draw_preset(figure, name, points, plot.x_range)
+        _draw_preset(figure, name, points)
     _draw_retrained(figure, plot.retrained)
-    draw_baselines(figure, plot.baselines, plot.cost, plot.x_range)
+    draw_baselines(figure, plot.baselines, plot.cost)
+    draw_labels(figure, _labels(plot), _all_marks(plot), (plot.x_range, plot.y_range))
     set_log_axis(figure, plot.x_range)
     figure.update_yaxes(range=plot.y_range)
     # The empty corner: cheap and accurate is where the front is, dear and poor is where nothing is drawn.
@@ -205,6 +208,12 @@ def _y_range(rows: pd.DataFrame, members: pd.DataFrame, others: Sequence[float])
     return low - pad, high + pad
 
 
+def _bar_ends(rows: pd.DataFrame) -> list[float]:
+    """Both ends of the bars between runs, in percent."""
+    reach = rows[SPREAD].fillna(0.0) if SPREAD in rows else 0.0
+    return [*(100 * (rows[ACCURACY] - reach)), *(100 * (rows[ACCURACY] + reach))]
+
+
 # Drawing -------------------------------------------------------------------------------------------------------------
 
 
@@ -213,13 +222,15 @@ def _draw_step(figure: go.Figure, plot: FrontPlot) -> None:
     draw_step(figure, (plot.front.x, plot.front.y), plot.cost, plot.x_range, line, "Pareto front")
 
 
-def _draw_group(figure: go.Figure, fusion: str, points: Points) -> None:
+def _draw_group(figure: go.Figure, fusion: str, points: Points, many: bool) -> None:
+    """What is not on the front steps back only where there is a crowd: of few trials each is to be seen."""
     mark = fusion_mark(fusion)
+    size, opacity = (7, 0.65) if many else (10, 0.9)
     marker = {
         "color": mark.colour,
         "symbol": mark.symbol,
-        "size": [11 if member else 7 for member in points.on_front],
-        "opacity": [1.0 if member else 0.65 for member in points.on_front],
+        "size": [11 if member else size for member in points.on_front],
+        "opacity": [1.0 if member else opacity for member in points.on_front],
         "line": {"color": INK, "width": [1.5 if member else 0 for member in points.on_front]},
     }
     _add_markers(figure, points, fusion_label(fusion), marker)
@@ -231,13 +242,22 @@ def _draw_stopped(figure: go.Figure, points: Points) -> None:
         _add_markers(figure, points, "stopped early", marker)
 
 
-def _draw_preset(figure: go.Figure, name: str, points: Points, x_range: tuple[float, float]) -> None:
+def _draw_preset(figure: go.Figure, name: str, points: Points) -> None:
     marker = {"color": "#ddaa33", "symbol": "star", "size": 15, "line": {"color": INK, "width": 1}}
     label = html.escape(name)
     points = points._replace(text=[f"<b>{label}</b><br>{text}" for text in points.text])
     _add_markers(figure, points, label, marker, showlegend=False)
-    for x, y in zip(points.x, points.y):
-        add_label(figure, label, (x, y), x_range)
+
+
+def _labels(plot: FrontPlot) -> list[Label]:
+    """Of the baselines and of the presets that were trained."""
+    presets = [Label(name, x, y) for name, points in plot.presets.items() for x, y in zip(points.x, points.y)]
+    return presets + [Label(*other) for other in plot.baselines]
+
+
+def _all_marks(plot: FrontPlot) -> list[tuple[float, float]]:
+    groups = [*plot.groups.values(), plot.retrained]
+    return [pair for points in groups for pair in zip(points.x, points.y)] + [(o.x, o.y) for o in plot.baselines]
 
 
 def _draw_retrained(figure: go.Figure, points: Points) -> None:

@@ -18,6 +18,7 @@ from results.plot_style import (
     FAINT,
     GRID,
     INK,
+    NOTHING,
     add_note,
     count_step,
     fusion_label,
@@ -26,10 +27,14 @@ from results.plot_style import (
     hover_texts,
     new_figure,
 )
+from results.units import plural
 
 MAX_CURVES = 24
 MAX_STOPPED = 60
 MAX_POINTS = 4000
+
+_SHORT = 10  # epochs
+_FEW = 5  # trials of which quartiles would say nothing
 
 
 class HypervolumePlot(NamedTuple):
@@ -83,10 +88,10 @@ def gather_hypervolume(frame: pd.DataFrame, cost: str = "macs", limit: float | N
 
 
 def draw_hypervolume(plot: HypervolumePlot) -> go.Figure:
-    """A step line that never falls."""
+    """A step line from nothing that never falls."""
     figure = new_figure("finished trials", "hypervolume")
     steps = _corners(plot.values)
-    x, y = [plot.trials[i] for i in steps], [plot.values[i] for i in steps]
+    x, y = [0, *(plot.trials[i] for i in steps)], [0.0, *(plot.values[i] for i in steps)]
     line = {"color": "#0077bb", "width": 2, "shape": "hv"}
     hover = "after %{x} trials: %{y:.4f}<extra></extra>"
     figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hovertemplate=hover))
@@ -108,7 +113,7 @@ def gather_time(frame: pd.DataFrame, cost: str = "macs", limit: float | None = N
 
 
 def draw_time(plot: TimePlot) -> go.Figure:
-    """Two step lines, one a clock."""
+    """Two step lines from nothing, one a clock."""
     longest = max([*plot.wall_seconds[-1:], *plot.device_seconds[-1:]], default=0.0)
     unit, seconds = next((name, size) for name, size, from_ in _CLOCKS if longest >= from_)
     figure = new_figure(f"time ({unit})", "hypervolume")
@@ -118,7 +123,8 @@ def draw_time(plot: TimePlot) -> go.Figure:
     ):
         if times:
             steps = _corners(plot.values)
-            x, y = [round(times[i] / seconds, 6) for i in steps], [plot.values[i] for i in steps]
+            x = [0.0, *(round(times[i] / seconds, 6) for i in steps)]
+            y = [0.0, *(plot.values[i] for i in steps)]
             line = {"color": colour, "width": 2, "shape": "hv", "dash": dash}
             hover = f"after %{{x:.4g}} {unit}: %{{y:.4f}}<extra>{name}</extra>"
             figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name=name, hovertemplate=hover))
@@ -169,7 +175,10 @@ def draw_curves(curves: list[Curve], stopped: Sequence[list[tuple[int, float]]] 
         if math.isfinite(curve.label_y):
             place = {"x": curve.epochs[-1], "y": curve.label_y, "xanchor": "left", "xshift": 6, "showarrow": False}
             figure.add_annotation(text=f"#{curve.trial}", font={"size": 11, "color": line["color"]}, **place)
-    figure.update_yaxes(range=list(_curve_window(curves)))
+    window = _curve_window(curves)
+    figure.update_yaxes(range=list(window))
+    begun = sum(curve.accuracy[0] < window[0] for curve in curves)
+    add_note(figure, f"{begun} of {plural(len(curves), 'line')} begin below this window" if begun else "")
     figure.update_xaxes(dtick=count_step(max(curve.epochs[-1] for curve in curves)))
     figure.update_layout(margin={"r": 44})
     return figure
@@ -188,14 +197,20 @@ def gather_fusions(frame: pd.DataFrame, cost: str = "macs") -> list[FusionGroup]
 
 
 def draw_fusions(groups: list[FusionGroup]) -> go.Figure:
-    """A box and its points for each scheme, best median on top."""
+    """A box and its points for each scheme, of few trials the points alone; best median on top."""
     figure = new_figure("validation accuracy (%)", "")
     for group in sorted(groups, key=lambda group: (float(np.median(group.accuracy)), group.fusion)):
         mark = fusion_mark(group.fusion)
         name = f"{fusion_label(group.fusion)} ({len(group.accuracy)})"
         box = go.Box(x=group.accuracy, text=group.text, name=name, boxpoints="all", jitter=0.5, pointpos=0)
         marker = {"color": mark.colour, "symbol": mark.symbol, "size": 6, "opacity": 0.6}
-        style = {"line": {"color": mark.colour, "width": 1.2}, "fillcolor": GRID}
+        few = len(group.accuracy) < _FEW
+        style = {
+            "line": {"color": NOTHING if few else mark.colour, "width": 1.2},
+            "fillcolor": NOTHING if few else GRID,
+        }
+        if few:
+            box.jitter, marker["size"], marker["opacity"] = 0, 9, 0.9
         figure.add_trace(box.update(marker=marker, hoveron="points", hovertemplate="%{text}<extra></extra>", **style))
     figure.update_layout(showlegend=False, height=90 + 62 * max(len(groups), 1), boxgap=0.35)
     figure.update_yaxes(showline=False, ticks="")
@@ -244,10 +259,15 @@ def _read_curve(path: Path) -> Iterator[tuple[int, float]]:
 
 
 def _curve_window(curves: list[Curve]) -> tuple[float, float]:
-    """Around all ends and most of the points; the first epochs, near chance, may fall out below."""
+    """Around all points of short curves; of long ones the first epochs, near chance, may fall out below.
+
+    They do where showing them would leave less than half of the height to most of the points, and all of the ends.
+    """
     values = np.array([value for curve in curves for value in curve.accuracy])
     low = min(float(np.quantile(values, 0.1)), *(curve.accuracy[-1] for curve in curves))
-    high = float(values.max())
+    high, lowest = float(values.max()), float(values.min())
+    is_short = max(len(curve.epochs) for curve in curves) <= _SHORT
+    low = lowest if is_short or high - lowest <= 2 * (high - low) else low
     pad = max(0.06 * (high - low), 0.5)
     return low - pad, high + pad
 

@@ -145,8 +145,8 @@ def test_hypervolume_plot(typical_study: Any, tmp_path: Path) -> None:
     assert plot.values[0] == pytest.approx(0.8)
     assert plot.reference_cost == pytest.approx(1_000_000)
     line = draw_hypervolume(plot).data[0]
-    # Only the corners are drawn, and the last trial.
-    assert line.x == (1, 3, 4, 9)
+    # From nothing on, only the corners are drawn, and the last trial.
+    assert line.x == (0, 1, 3, 4, 9)
     assert line.y[-1] == plot.values[-1]
 
 
@@ -199,7 +199,8 @@ def test_volume_over_seconds(new_study: Any, tmp_path: Path) -> None:
     assert plot.device_seconds == [2, 4, 6]
     assert plot.wall_seconds == []  # this ledger holds no times
     (line,) = draw_time(plot).data
-    assert list(line.x) == [2, 4, 6]
+    assert list(line.x) == [0, 2, 4, 6]
+    assert line.y[0] == 0
     assert line.y[-1] == plot.values[-1] > plot.values[0]
 
 
