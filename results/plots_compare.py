@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,6 +12,8 @@ from results.compare import Comparison, Run, attainment
 from results.metrics import ACCURACY
 from results.plot_marks import draw_step
 from results.plot_style import INK, Drawn, add_note, count_step, hover_texts, new_figure, padded_range, set_log_axis
+
+Corner = tuple[float, float]
 
 _COLOURS = ("#0077bb", "#ee7733", "#009988", "#cc3311", "#33bbee", "#ee3377", "#aa9922", "#777777")
 _DASHES = ("solid", "dash", "dot", "dashdot")
@@ -55,12 +56,12 @@ def _draw_fronts(comparison: Comparison, found: list[Run]) -> go.Figure:
     cost = comparison.cost
     drawn = new_figure(cost.axis, "validation accuracy (%)")
     x_range = padded_range([float(x) for run in found for x in run.members[cost.name] if x > 0])
-    repeats = Counter[tuple[float, ...]]()
+    lines: list[set[Corner]] = []
     for run in found:
         members = run.members[run.members[cost.name] > 0]
         colour, dash, symbol = _style(comparison, run)
         x, y = members[cost.name].tolist(), (100 * members[ACCURACY]).tolist()
-        dash, above = _let_through(repeats, (*x, *y), dash)
+        dash, above = _let_through(lines, zip(x, y), dash)
         draw_step(drawn, (x, y), cost, x_range, {"color": colour, "width": 1.8, "dash": dash}, html.escape(run.name))
         drawn.data[-1].update(legendgroup=run.name, showlegend=False)
         marks = go.Scatter(x=x, y=y, mode="markers", name=html.escape(run.name), legendgroup=run.name)
@@ -74,14 +75,14 @@ def _draw_fronts(comparison: Comparison, found: list[Run]) -> go.Figure:
 
 def _draw_volumes(comparison: Comparison, runs: list[Run], title: str, column: str | None) -> go.Figure:
     drawn = new_figure(title, "hypervolume")
-    repeats = Counter[tuple[float, ...]]()
+    lines: list[set[Corner]] = []
     for run in runs:
         colour, dash, _ = _style(comparison, run)
         keep = sorted({0, *(np.flatnonzero(np.diff(run.volumes)) + 1).tolist(), len(run.volumes) - 1})
         x = np.arange(1, len(run.volumes) + 1) if column is None else _seconds(run, column) / 60
         xs = [0.0, *(round(float(x[i]), 6) for i in keep)]
         ys = [0.0, *(float(run.volumes[i]) for i in keep)]
-        dash, _ = _let_through(repeats, (*xs, *ys), dash)
+        dash, _ = _let_through(lines, zip(xs, ys), dash)
         line = {"color": colour, "dash": dash, "width": 2, "shape": "hv"}
         drawn.add_trace(go.Scatter(x=xs, y=ys, mode="lines", line=line, name=html.escape(run.name)))
     if column is None:
@@ -90,10 +91,14 @@ def _draw_volumes(comparison: Comparison, runs: list[Run], title: str, column: s
     return drawn
 
 
-def _let_through(repeats: Counter[tuple[float, ...]], line: tuple[float, ...], dash: str) -> tuple[str, int]:
-    """The dash of a line, and how many equal ones lie below it: those must be seen through its gaps."""
-    below = repeats[line]
-    repeats[line] += 1
+def _let_through(drawn: list[set[Corner]], corners: Iterable[Corner], dash: str) -> tuple[str, int]:
+    """The dash of a line, and how many lie below it that share a stretch with it: they must be seen through its gaps.
+
+    Lines that share two corners, nothing at all apart, run together somewhere.
+    """
+    line = set(corners) - {(0.0, 0.0)}
+    below = sum(len(line & other) >= min(2, len(line)) for other in drawn)
+    drawn.append(line)
     return (_DASHES[below % len(_DASHES)] if below else dash), below
 
 

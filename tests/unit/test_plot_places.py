@@ -116,6 +116,15 @@ def test_equal_studies_are_both_seen_on_the_page_that_compares_them(new_study: A
     assert marks[1].symbol.endswith("-open") and marks[1].size > marks[0].size
 
 
+def test_studies_that_part_late_are_both_seen_while_they_run_together(new_study: Any, tmp_path: Path) -> None:
+    for name, last in (("a", 0.9), ("b", 0.95), ("c", 0.2)):
+        study = new_study(name)
+        for accuracy in (0.2, 0.3, last) if name == "c" else (0.5, 0.7, last):
+            study.add(accuracy, 1000)
+    drawn = {one.name: one.figure for one in comparison_figures(load_comparison(tmp_path, ["a", "b", "c"]))}
+    assert [trace.line.dash for trace in drawn["volumes"].data] == ["solid", "dash", "solid"]
+
+
 def test_compared_volumes_begin_at_nothing_and_count_whole_trials(new_study: Any, tmp_path: Path) -> None:
     for name, accuracies in (("a", (0.5, 0.7)), ("b", (0.6, 0.6, 0.8))):
         study = new_study(name)
