@@ -180,7 +180,7 @@ def fewer_bits(findings: Findings) -> str:
         "these are accuracies at certain bits, not speeds. Of each trial, the weights that were quantised last."
     )
     if (everything["origin"] == RETRAINED).any():
-        note += " Others of the front are left out: beside retrained weights, the search's accuracies are flattered by luck."
+        note += " Others of the front are left out: beside retrained weights, the search's accuracies are lucky ones."
     return section(
         "Fewer bits",
         *_figures(quantized_figures(findings)),
