@@ -6,12 +6,15 @@ import math
 from pathlib import Path
 
 from results.compare import REFERENCE_FILE, Comparison, Run, encode_reference
+from results.compare_verdict import differing_settings, verdict
 from results.frame import RUNNING
 from results.metrics import ACCURACY
 from results.page import bullet_list, escape, figure, page, paragraph, section, table
 from results.plots_compare import comparison_figures, corner_text
 from results.report import write_files
 from results.units import duration, percent
+
+MAX_SETTINGS = 40
 
 
 def write_comparison(comparison: Comparison) -> Path:
@@ -31,7 +34,8 @@ def build_comparison(comparison: Comparison) -> str:
     names = ", ".join(run.name for run in comparison.runs)
     header = f'<header><p class="eyebrow">CrossViT architecture search</p><h1>{escape(names)}</h1></header>\n'
     figures = "".join(figure(one.name, one.figure, one.title, one.caption) for one in comparison_figures(comparison))
-    parts = (_headline(comparison), section("Side by side", _summary(comparison), figures), _caveats(comparison))
+    summary = section("Side by side", _summary(comparison), figures)
+    parts = (_headline(comparison), summary, _differences(comparison), _caveats(comparison))
     return page(f"Comparison of {names}", header, *parts)
 
 
@@ -42,7 +46,20 @@ def _headline(comparison: Comparison) -> str:
         f"Still without all outcomes (running, or interrupted): {', '.join(running)}." if running else "",
         f"Without a trained architecture, so missing from the plots: {', '.join(empty)}." if empty else "",
     ]
-    return "".join(paragraph(note, "notice") for note in notes if note)
+    told = paragraph(" ".join(verdict(comparison)), "headline") if verdict(comparison) else ""
+    return told + "".join(paragraph(note, "notice") for note in notes if note)
+
+
+def _differences(comparison: Comparison) -> str:
+    """Whatever the studies were not asked for alike: a difference between them may come from any of it."""
+    rows = differing_settings(comparison)
+    names = [run.name for run in comparison.runs]
+    if not rows:
+        return section("What differs", paragraph("No setting: the studies were asked for alike, their seed included."))
+    shown = [(name.replace("_", " "), *values) for name, *values in rows[:MAX_SETTINGS]]
+    more = f"{len(rows) - MAX_SETTINGS:,} further settings differ." if len(rows) > MAX_SETTINGS else ""
+    listing = table(("setting", *names), (False,) * (1 + len(names)), shown, kind="plain")
+    return section("What differs", listing, paragraph(more, "muted") if more else "")
 
 
 def _summary(comparison: Comparison) -> str:

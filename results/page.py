@@ -80,7 +80,7 @@ def cards(items: Iterable[tuple[str, str, Sequence[str]]]) -> str:
 
 def fields_table(data: Mapping[str, Any]) -> str:
     """Any nested record as two columns, nested names joined by dots."""
-    rows = [(name.replace("_", " "), value) for name, value in _flatten(data)]
+    rows = [(name.replace("_", " "), value) for name, value in flatten_fields(data)]
     return table(("setting", "value"), (False, False), rows, kind="fields") if rows else ""
 
 
@@ -129,11 +129,12 @@ def _class(kind: str) -> str:
     return f' class="{escape(kind)}"' if kind else ""
 
 
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+def flatten_fields(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """A nested record as pairs of a name, joined by dots, and what it is in words."""
     for name, value in data.items():
         path = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{path}.")
+            yield from flatten_fields(value, f"{path}.")
         else:
             yield path, _write_value(value)
 
