@@ -137,7 +137,7 @@ def test_limits_come_first(typical_study) -> None:  # type: ignore[no-untyped-de
 
 def test_without_a_member_the_limit_that_binds_and_the_nearest_are_named(typical_study) -> None:  # type: ignore[no-untyped-def]
     small, fast = Limit("macs", maximum=90_000), Limit("throughput_ips", minimum=9200)
-    with pytest.raises(SelectionError, match=r"has macs at most 90 k; the nearest is trial 0 with 100 k \(80\.0%"):
+    with pytest.raises(SelectionError, match=r"has macs at most 90 k; the nearest is trial 0 with 100 k \(80\.0 %"):
         select(typical_study.path, Wish(limits=(small,)))
     # Trial 1 is fast enough and 33 % too big; nobody is small enough: macs binds, and of the fast ones 1 is nearest.
     with pytest.raises(SelectionError, match=r"macs at most 90 k of those within the other limits; .* trial 1 with"):
