@@ -19,7 +19,7 @@ import pandas as pd
 
 from results.frame import build_frame
 from results.metrics import ACCURACY
-from results.repeats import retrain_dir
+from results.repeats import find_retraining
 from results.selection import Judgement, describe_judgement, judge
 from results.selection_table import Score
 from results.store import StudyStore
@@ -138,8 +138,8 @@ def _scores(of: Judgement) -> list[Score]:
 
 def _fresh_accuracies(study_dir: Path) -> dict[str, dict[int, float]]:
     """By architecture, the accuracies of the retraining's runs that came to one, by their numbers."""
-    path = retrain_dir(study_dir)
-    if not StudyStore.exists(path):
+    path = find_retraining(study_dir)
+    if path is None:
         return {}
     frame = build_frame(StudyStore.open_readonly(path).events())
     scored = frame[(frame["status"] == "ok") & np.isfinite(frame[ACCURACY])]

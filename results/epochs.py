@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from results.repeats import retrain_dir
+from results.repeats import find_retraining
 from results.store import StudyStore
 from results.units import plural
 
 
 def describe_epochs(study_dir: Path) -> str:
     """A sentence with both numbers of epochs where they differ; empty where they are equal, or one is not known."""
-    path = retrain_dir(study_dir)
-    if not StudyStore.exists(path):
+    path = find_retraining(study_dir)
+    if path is None:
         return ""
     before, after = _epochs(study_dir), _epochs(path)
     if not before or not after or before == after:

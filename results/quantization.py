@@ -20,7 +20,7 @@ import pandas as pd
 
 from results.metrics import ACCURACY
 from results.pareto import minimised, pareto_mask
-from results.repeats import retrain_dir
+from results.repeats import find_retraining
 from results.store import WriteError
 
 FOLDER, POINTS_FILE = "quantized", "points.jsonl"
@@ -155,7 +155,7 @@ def add_origin(points: pd.DataFrame, study_dir: Path) -> pd.DataFrame:
 
 def _origin(study_dir: Path, trial: int, weights: str) -> str:
     """A study without a retraining has but one; deleted files of weights are taken for what the points are not of."""
-    if not retrain_dir(study_dir).is_dir():
+    if find_retraining(study_dir) is None:
         return SEARCH
     own = study_dir / "trials" / f"{trial:05d}" / "weights.safetensors"
     return SEARCH if own.is_file() and weights_digest(own) == weights else RETRAINED

@@ -56,7 +56,12 @@ def test_without_a_retraining_there_is_no_decision(typical_study: Any) -> None:
 
 
 def test_a_retraining_without_an_outcome_decides_nothing(typical_study: Any, new_study: Any) -> None:
-    new_study("s-retrain").add(status="failed", key="key00003", error="no memory")
+    new_study("s-retrain", retrain_of="s").add(status="failed", key="key00003", error="no memory")
+    assert load_findings(typical_study.path).decision is None
+
+
+def test_a_study_that_only_has_the_name_of_the_retraining_decides_nothing(typical_study: Any, new_study: Any) -> None:
+    new_study("s-retrain").add(0.9, 1000, key="key00003")
     assert load_findings(typical_study.path).decision is None
 
 
@@ -119,7 +124,7 @@ def test_a_front_that_was_timed_in_part_is_still_to_be_timed(typical_study: Any)
 
 
 def test_one_fresh_seed_has_no_interval_and_asks_for_more(typical_study: Any, new_study: Any) -> None:
-    new_study("s-retrain").add(0.9, 1000, key="key00003")
+    new_study("s-retrain", retrain_of="s").add(0.9, 1000, key="key00003")
     text = report_of(typical_study.path)
     lead = text[: text.index("What was found")]
     assert "90.0 % validation accuracy" in lead and "95 % interval" not in lead
@@ -138,7 +143,7 @@ def test_test_accuracies_are_told_first_once_the_split_is_opened(retrained: Any)
 
 
 def test_a_study_that_does_not_count_its_images_has_means_only(new_study: Any) -> None:
-    study, retraining = new_study(data={"name": "digits"}), new_study("s-retrain")
+    study, retraining = new_study(data={"name": "digits"}), new_study("s-retrain", retrain_of="s")
     study.add(0.95, 1000, key="one")
     retraining.add(0.9, 1000, key="one")
     retraining.add(0.8, 1000, key="one")

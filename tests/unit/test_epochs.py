@@ -17,7 +17,7 @@ from search.selection_report import epochs_notes, write_selection
 
 def again(new_study: Any, **changes: Any) -> Path:
     """A study of 2 epochs with one trial, trained again on two seeds."""
-    study, retraining = new_study(), new_study("s-retrain", finalists=["one"], **changes)
+    study, retraining = new_study(), new_study("s-retrain", retrain_of="s", finalists=["one"], **changes)
     study.add(0.9, 1000, key="one")
     for accuracy in (0.95, 0.96):
         retraining.add(accuracy, 1000, key="one")

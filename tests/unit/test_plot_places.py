@@ -23,7 +23,7 @@ RANGES = ((1e5, 1e7), (20.0, 90.0))
 
 
 def test_the_bars_of_finalists_are_whole(new_study: Any, tmp_path: Path) -> None:
-    study, retraining = new_study(), new_study("s-retrain")
+    study, retraining = new_study(), new_study("s-retrain", retrain_of="s")
     study.add(0.9, 1000, key="one")
     for accuracy in (0.5, 0.9):
         retraining.add(accuracy, 1000, key="one")

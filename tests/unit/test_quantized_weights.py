@@ -36,7 +36,7 @@ def quantised_twice(typical_study: Any, new_study: Any) -> Path:
     kept.write_bytes(b"of the search")
     add(folder, digest(kept), 32, 0.90)
     add(folder, digest(kept), 8, 0.895)
-    new_study("s-retrain").add(0.85, 200_000, key="key00002")
+    new_study("s-retrain", retrain_of="s").add(0.85, 200_000, key="key00002")
     add(folder, "sha256-again", 32, 0.85)
     add(folder, "sha256-again", 8, 0.84)
     return folder
@@ -61,7 +61,7 @@ def test_the_weights_of_the_search_are_named_so_also_beside_a_retraining(typical
     kept = typical_study.path / "trials" / "00002" / "weights.safetensors"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(b"of the search")
-    new_study("s-retrain").add(0.85, 200_000, key="key00003")
+    new_study("s-retrain", retrain_of="s").add(0.85, 200_000, key="key00003")
     add(typical_study.path, digest(kept), 32, 0.90)
     add(typical_study.path, digest(kept), 8, 0.89)
     assert set(load_findings(typical_study.path).quantized["origin"]) == {"search"}
