@@ -212,8 +212,9 @@ def describe_judgement(judgement: Judgement, names: Sequence[str]) -> str:
     rivals = ", ".join(names[index] for index in judgement.contenders)
     gap = "" if judgement.suggested == judgement.leader else f", {_describe_gap(judgement)} {leader} in these runs"
     return (
-        f"too close to call: {leader} leads with a probability of {chance} of being the best, under {CONFIDENCE:.0%}; "
-        f"{names[judgement.suggested]} is the cheapest of the indistinguishable ({rivals}){gap}"
+        f"too close to call: {leader} leads with a probability of {chance} of being the best, under "
+        f"{100 * CONFIDENCE:.0f} %; {names[judgement.suggested]} is the cheapest of the indistinguishable "
+        f"({rivals}){gap}"
     )
 
 
