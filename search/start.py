@@ -19,7 +19,7 @@ def start_vectors(space: Space, seed: int, count: int) -> list[Vector]:
     in the most dimensions from those taken before.
     """
     rng = np.random.default_rng(derive_seed(seed, "start"))
-    pool = [space.sample_vector(rng) for _ in range(_POOL)]
+    pool = space.sample_vectors(rng, _POOL)
     pool.sort(key=lambda vector: count_cost(space.decode(vector)).macs)
     taken: list[Vector] = []
     for index in range(1, count + 1):

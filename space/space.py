@@ -17,6 +17,7 @@ from space.dimension import Dimension, share_places
 from space.limits import Limit, format_number
 from space.paths import NUM_ENCODERS, Tree, copy_tree, differences, from_tree, set_path, to_tree
 from space.reach import explain_empty, find_reach
+from space.roam import roam
 
 Vector = tuple[int, ...]
 
@@ -26,6 +27,10 @@ _WALKS = 24
 _WALK_STEPS = 60
 _RING_LIMIT = 600
 _ENUMERABLE = 20_000
+_SEEK_WALKS = 6
+# Of members that no draw comes upon, which take seconds each, and in all where draws fail.
+_SOUGHT = 8
+_SCARCE = 64
 _UNBUILDABLE = 1e3
 _UNREAD = 1.0  # as far from feasible as a count at 2.7 times its limit
 
@@ -38,7 +43,8 @@ class Space:
     """Architectures that the search may propose. All can be built, read every branch and lie within the limits.
 
     A *vector* holds one choice index per dimension, in the order of ``dimensions``; inactive dimensions are 0, so that
-    one architecture has one vector.
+    one architecture has one vector. ``excess`` is how far a vector is from feasible, 0 for a member; ``key`` is the key
+    of its architecture.
     """
 
     def __init__(
@@ -58,7 +64,7 @@ class Space:
         for path in sorted(self.fixed, key=lambda p: p != NUM_ENCODERS):
             set_path(tree, path, self.fixed[path])
         self._base_tree = tree
-        self._excess = functools.lru_cache(maxsize=200_000)(self._count_excess)
+        self.excess = functools.lru_cache(maxsize=200_000)(self._count_excess)
         self.key = functools.lru_cache(maxsize=100_000)(self._find_key)
         paths = [dimension.path for dimension in dimensions]
         self._count_position = paths.index(NUM_ENCODERS) if NUM_ENCODERS in paths else None
@@ -139,7 +145,7 @@ class Space:
         return problems
 
     def is_feasible(self, vector: Vector) -> bool:
-        return self._excess(vector) == 0
+        return self.excess(vector) == 0
 
     def canonical(self, vector: Vector) -> Vector:
         """The vector with its inactive dimensions at 0."""
@@ -190,19 +196,28 @@ class Space:
         return self.decode(self.sample_vector(rng))
 
     def sample_vector(self, rng: np.random.Generator) -> Vector:
-        """As ``sample``: uniform where the limits leave enough room, else by a walk towards them."""
-        for _ in range(_REJECTIONS):
-            vector = self.random_vector(rng)
-            if self.is_feasible(vector):
-                return vector
-        for _ in range(_WALKS):
-            vector = self.walk(self.random_vector(rng), rng)
-            if self.is_feasible(vector):
-                return vector
-        members = list(self.vectors()) if self.size() <= _ENUMERABLE else []
-        if members:
-            return members[int(rng.integers(len(members)))]
-        raise SpaceError(explain_empty(self))
+        """As ``sample``: uniform where the limits leave enough room, else by a walk towards them and along them."""
+        vector = self._draw(rng)
+        if vector is None:
+            vector = self._seek(rng)
+        if vector is None:
+            raise SpaceError(explain_empty(self))
+        return vector
+
+    def sample_vectors(self, rng: np.random.Generator, count: int) -> list[Vector]:
+        """``count`` times ``sample_vector``, while draws come upon members.
+
+        Where the limits leave less room than that, a few are looked for, and then members around those: fewer in all,
+        since each takes long. Raises SpaceError if there is none.
+        """
+        found = list(itertools.islice(self._draws(rng), count))
+        if len(found) < count:
+            found += itertools.islice(iter(lambda: self._seek(rng), None), min(_SOUGHT, count - len(found)))
+            around = (vector for vector in roam(self, found, rng) if vector not in found)
+            found += list(itertools.islice(around, max(0, min(_SCARCE, count) - len(found))))
+        if not found:
+            raise SpaceError(explain_empty(self))
+        return found
 
     def nearest(
         self, vector: Vector, rng: np.random.Generator, accept: Callable[[ArchConfig], bool]
@@ -216,13 +231,18 @@ class Space:
     ) -> Vector | None:
         """The feasible vector that ``accept`` takes with the fewest dimensions changed; None if none is left.
 
-        Ties are broken at random. Beyond two changes it samples; a space small enough is searched to the last member.
+        Ties are broken at random. Beyond two changes it samples; a space small enough is searched to the last member,
+        a larger one around the members that it came upon.
         """
-        rings = self._rings(self.canonical(vector), rng)
-        found = next((v for ring in rings for v in ring if self.is_feasible(v) and accept(v)), None)
-        if found is None and self.size() <= _ENUMERABLE:
-            found = next((v for v in self.vectors() if accept(v)), None)
-        return found
+        start = self.canonical(vector)
+        refused: list[Vector] = []
+        for candidate in itertools.chain.from_iterable(self._rings(start, rng)):
+            if self.is_feasible(candidate):
+                if accept(candidate):
+                    return candidate
+                refused.append(candidate)
+        others = self.vectors() if self.is_enumerable else roam(self, [start, *refused], rng)
+        return next((candidate for candidate in others if accept(candidate)), None)
 
     def reach(self, metric: str) -> tuple[int, int]:
         """Smallest and largest value of a metric over the space, limits aside (see ``space.reach``)."""
@@ -230,6 +250,11 @@ class Space:
         if found is None:
             raise SpaceError(f"space {self.name!r}: no combination of choices can be built")
         return found
+
+    @property
+    def is_enumerable(self) -> bool:
+        """Whether the space is small enough for ``nearest_vector`` to go through all members."""
+        return self.size() <= _ENUMERABLE
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
@@ -274,7 +299,7 @@ class Space:
         self, vector: Vector, rng: np.random.Generator, distance: Callable[[Vector], float] | None = None
     ) -> Vector:
         """Descend to a vector at distance 0, or to one that no single change improves."""
-        measure = distance or self._excess
+        measure = distance or self.excess
         current = measure(vector)
         for _ in range(_WALK_STEPS):
             if current == 0:
@@ -294,7 +319,34 @@ class Space:
         yield _shuffled(self._second_ring(inner, rng), rng)
         walk = self.walk(start, rng)
         yield [walk, *self.neighbour_vectors(walk)]
-        yield (self.sample_vector(rng) for _ in range(_REJECTIONS))
+        yield itertools.islice(self._draws(rng), _REJECTIONS)
+
+    def _draws(self, rng: np.random.Generator) -> Iterator[Vector]:
+        """Members drawn one after the other, until a draw fails."""
+        while (vector := self._draw(rng)) is not None:
+            yield vector
+
+    def _draw(self, rng: np.random.Generator) -> Vector | None:
+        """A member that tries, walks or a look at all of a small space come upon.
+
+        What is drawn must not change, or a study that goes on would not be the one that began.
+        """
+        for _ in range(_REJECTIONS):
+            vector = self.random_vector(rng)
+            if self.is_feasible(vector):
+                return vector
+        for _ in range(_WALKS):
+            vector = self.walk(self.random_vector(rng), rng)
+            if self.is_feasible(vector):
+                return vector
+        members = list(self.vectors()) if self.is_enumerable else []
+        return members[int(rng.integers(len(members)))] if members else None
+
+    def _seek(self, rng: np.random.Generator) -> Vector | None:
+        """A member of a large space whose draws fail: on from where a few walks end."""
+        if self.is_enumerable:
+            return None
+        return next(roam(self, [self.walk(self.random_vector(rng), rng) for _ in range(_SEEK_WALKS)], rng), None)
 
     def _second_ring(self, inner: list[Vector], rng: np.random.Generator) -> Iterator[Vector]:
         pairs = (vector for middle in _shuffled(inner, rng) for vector in self.neighbour_vectors(middle))

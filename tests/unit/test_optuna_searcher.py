@@ -20,6 +20,7 @@ from search.objectives import find_objectives
 from search.optuna_searcher import SAMPLERS, OptunaSearcher
 from search.plan import Plan, geometric_rungs
 from search.session import Session
+from search.start import start_vectors
 from search.synthetic import SyntheticEvaluation
 from search.trial import derive_seed
 from space import Dimension, Limit, Space, SpaceError, load_space
@@ -261,6 +262,54 @@ def test_a_starred_path_beside_one_of_its_places_is_searched_whole(
     space = Space("overlapping", smoke.base, dimensions)
     keys = run(open_session("s", make_searcher(space, sampler), 20))
     assert len(keys) == len(set(keys)) == len(keys_of(space)) == 3 + 6 + 6
+
+
+WIDTHS = tuple(range(8, 40, 4))
+WIDE = (
+    Dimension("num_encoders", (1, 2, 3)),
+    Dimension("branches.0.embed_dim", WIDTHS),
+    Dimension("branches.1.embed_dim", WIDTHS),
+    Dimension("encoders.*.depths.0", (1, 2, 3)),
+    Dimension("encoders.*.depths.1", (1, 2, 3)),
+    Dimension("encoders.*.fusion", ("none", "pairwise")),
+)
+
+
+@pytest.fixture
+def wide(smoke: Space, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], Space]:
+    """Makes a space of those members of WIDE whose multiply-adds have the ranks from ``first`` to before ``end``.
+
+    The space counts as too large to go through; by that its members are known to the test.
+    """
+    monkeypatch.setattr("space.space._ENUMERABLE", 100)
+    free = Space("wide", smoke.base, WIDE)
+    macs = sorted(count_cost(free.decode(vector)).macs for vector in free.vectors())
+
+    def window(first: int, end: int) -> Space:
+        return Space("wide", smoke.base, WIDE, (Limit("macs", macs[first], macs[end - 1]),))
+
+    return window
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize(("first", "end"), [(0, 90), (1000, 1003)])
+def test_the_few_members_within_narrow_limits_are_tried_to_the_last(
+    sampler: str, first: int, end: int, wide: Callable[[int, int], Space], open_session: OpenSession
+) -> None:
+    """Be they where draws seldom come, or so few that most descents end beside them."""
+    space = wide(first, end)
+    session = open_session("s", make_searcher(space, sampler, trials=20), 100)
+    keys = run(session)
+    assert len(keys) == len(set(keys))
+    assert set(keys) == keys_of(space)
+
+
+def test_a_start_within_narrow_limits_takes_what_members_there_are(wide: Callable[[int, int], Space]) -> None:
+    space = wide(1000, 1003)
+    for seed in range(3):
+        assert {*start_vectors(space, seed, 16)} <= {*space.vectors()}
+    with pytest.raises(SpaceError, match="found no architecture that meets macs"):
+        start_vectors(Space("none", space.base, WIDE, (Limit("macs", 452_977, 452_979),)), 0, 16)
 
 
 def outcome(number: int, arch: ArchConfig, status: str, accuracy: float, macs: float) -> Finished:
