@@ -30,6 +30,10 @@ MAX_FAILURES_IN_A_ROW = 8
 MAX_FAILED_STARTS_IN_A_ROW = 24
 
 
+ALL_TRIED = "every architecture of the space has been tried"
+NONE_FOUND = "found no architecture that has not been tried"
+
+
 class StudyFailedError(Exception):
     """The study cannot go on; the message says why and what to do."""
 
@@ -41,6 +45,7 @@ class Session:
     again, trials that were running are handed out first, under their old numbers.
 
     ``enqueued`` architectures are trained once each, before any proposal. ``round_size``: see ``Rounds``.
+    ``exhausted`` is the reason to end with when the searcher proposes nothing more.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Session:
         enqueued: Iterable[Enqueued] = (),
         round_size: int = 0,
         listeners: Iterable[Listener] = (),
+        exhausted: str = ALL_TRIED,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -65,6 +71,7 @@ class Session:
         self._spending = spending or Spending(Budget())
         self._rounds = Rounds(round_size, self._tell, self._stopping)
         self._listeners: tuple[Listener, ...] = ()
+        self._exhausted = exhausted
         self._clock = clock
         self._asked: dict[int, Asked] = {}
         self._taken: set[str] = set()
@@ -238,7 +245,7 @@ class Session:
             return None
         proposal = self._searcher.ask(len(self._asked), self._taken)
         if proposal is None:
-            self.stop_reason = "every architecture of the space has been tried"
+            self.stop_reason = self._exhausted
             return None
         return self._ask(proposal.arch, proposal.source, proposal.hints, proposal.seed)
 

@@ -40,7 +40,7 @@ from search.mirrors import find_mirrors, open_mirrors
 from search.objectives import Objective
 from search.plan import Plan
 from search.searcher import Searcher
-from search.session import Listener, Session, StudyFailedError
+from search.session import ALL_TRIED, NONE_FOUND, Listener, Session, StudyFailedError
 from search.stopping import Stopping, make_rule
 from search.study_config import StudyConfig, StudyConfigError
 from search.study_folder import open_store
@@ -179,6 +179,7 @@ def run_study(
             enqueued=enqueued,
             round_size=study.round_size,
             listeners=[*listeners, sweeper],
+            exhausted=ALL_TRIED if study.space.is_enumerable else NONE_FOUND,
         )
         # After the session, which may have settled a trial: they read the ledger when they are opened.
         session.listen(opened.enter_context(open_mirrors(study.mirrors, study.path)))
