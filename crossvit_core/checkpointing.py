@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from crossvit_core.blocks import AttentionBlock, Block
 from crossvit_core.cross_attention import CrossAttentionBlock
-from crossvit_core.parallel_conv import frozen_statistics
+from crossvit_core.parallel_conv import frozen_statistics, has_batch_statistics
 
 
 class _Checkpointed(nn.Module):
@@ -20,7 +20,10 @@ class _Checkpointed(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return super().forward(*args, **kwargs)
-        return checkpoint(super().forward, *args, use_reentrant=False, context_fn=self._contexts, **kwargs)
+        # A compiler counts a batch once by itself, and takes no contexts of ours.
+        if not torch.compiler.is_compiling() and has_batch_statistics(self):
+            kwargs["context_fn"] = self._contexts
+        return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Of the forward pass, and of the one that repeats it, from which averages of batches learn nothing."""

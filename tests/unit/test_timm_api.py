@@ -420,13 +420,15 @@ def test_checkpointed_networks_can_be_copied_pickled_and_evaluated() -> None:
         assert not model(IMAGES).any()
 
 
-def test_checkpointing_leaves_one_graph() -> None:
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_checkpointing_leaves_one_graph(backend: str) -> None:
+    """As it is written, and divided into forward and backward pass, which every compiler of training does."""
     torch._dynamo.reset()
     model = _model(NANO)
     expected = _gradients(model)[0]
     model.set_grad_checkpointing()
     model.zero_grad()
-    torch.compile(model, fullgraph=True, backend="eager")(IMAGES.repeat(4, 1, 1, 1)).square().sum().backward()
+    torch.compile(model, fullgraph=True, backend=backend)(IMAGES.repeat(4, 1, 1, 1)).square().sum().backward()
     for name, gradient in expected.items():
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, msg=name)
     torch._dynamo.reset()

@@ -171,6 +171,21 @@ def test_checkpointed_blocks_have_the_same_gradients_and_count_a_batch_once(
     assert {m.momentum for m in checkpointed.modules() if hasattr(m, "momentum")} == {0.1}
 
 
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_compiled_checkpointed_blocks_have_the_same_gradients_and_count_a_batch_once() -> None:
+    plain, checkpointed = _model(), _model()
+    checkpointed.set_grad_checkpointing()
+    compiled = torch.compile(checkpointed, fullgraph=True, backend="aot_eager")
+    for forward in (plain, compiled):
+        for seed in range(2):
+            forward(_images(8, seed)).square().sum().backward()
+    for (name, ours), theirs in zip(checkpointed.named_parameters(), plain.parameters()):
+        assert (ours.grad is None) == (theirs.grad is None), name
+        if ours.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+    torch.testing.assert_close(_buffers(checkpointed), _buffers(plain))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_near_single(dtype: torch.dtype) -> None:
     model, images = _model().eval(), _images(4)
