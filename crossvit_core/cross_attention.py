@@ -21,7 +21,7 @@ from crossvit_core.residual_attention import Link, mix
 class SingleQueryAttention(nn.Module):
     """Projections of the cross-attention (Eq. 6), named as in the published weights.
 
-    ``wk.bias`` has no effect on the output, and gets no gradient from ``forward``; it is kept for those weights.
+    ``wk.bias`` has no effect on the output, and asks for no gradient; it is kept for those weights.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -32,6 +32,13 @@ class SingleQueryAttention(nn.Module):
         self.wk = nn.Linear(width, width)
         self.wv = nn.Linear(width, width)
         self.proj = nn.Linear(width, width)
+        # DistributedDataParallel waits for the gradient of every parameter that asks for one, and here there is none.
+        self.wk.bias.requires_grad_(False)
+
+    def freeze_logits(self) -> None:
+        """For a query that is always alone: ``wq`` and ``wk`` have no effect either, and ask for no gradient."""
+        self.wq.requires_grad_(False)
+        self.wk.requires_grad_(False)
 
     def forward(self, query: Tensor, others: Tensor, link: Link | None = None) -> Any:
         """What ``query`` (B, 1, C) finds in itself and in ``others`` (B, n, C), (B, 1, C).

@@ -231,7 +231,7 @@ class CrossAttentionEncoder(MultiScaleEncoder):
         hosts = [*branches[1:], branches[0]]
         widths = [(guest.embed_dim, host.embed_dim) for guest, host in zip(branches, hosts)]
         self.projs = nn.ModuleList(_map_or_identity(a, b, encoder.identity_maps) for a, b in widths)
-        self.fusion = nn.ModuleList(_cross_attention_stack(host, encoder.fusion_depth, drop_path[-1]) for host in hosts)
+        self.fusion = nn.ModuleList(_cross_attention_stack(host, encoder, drop_path[-1]) for host in hosts)
         self.revert_projs = nn.ModuleList(_map_or_identity(b, a, encoder.identity_maps) for a, b in widths)
 
     def exchange(
@@ -255,10 +255,13 @@ class CrossAttentionEncoder(MultiScaleEncoder):
         return guest
 
 
-def _cross_attention_stack(host: BranchConfig, depth: int, drop_path: float) -> nn.Module:
+def _cross_attention_stack(host: BranchConfig, encoder: EncoderConfig, drop_path: float) -> nn.Module:
     """One block, or several that are numbered: the published names have no number if there is one."""
-    blocks = [CrossAttentionBlock(host.embed_dim, host.num_heads, drop_path) for _ in range(depth)]
-    return blocks[0] if depth == 1 else nn.Sequential(*blocks)
+    blocks = [CrossAttentionBlock(host.embed_dim, host.num_heads, drop_path) for _ in range(encoder.fusion_depth)]
+    if encoder.fusion_reading != "patches":
+        for block in blocks[1:]:
+            block.attn.freeze_logits()
+    return blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks)
 
 
 def _map_or_identity(inputs: int, outputs: int, identity_if_equal: bool) -> nn.Module:

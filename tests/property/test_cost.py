@@ -187,7 +187,7 @@ def test_the_forward_has_the_gradients_of_the_written_form(arch: ArchConfig) -> 
 @given(heads=st.integers(1, 4), head_dim=st.integers(1, 6), others=st.integers(0, 9), seed=st.integers(0, 99))
 def test_one_query_needs_no_keys_and_values(heads: int, head_dim: int, others: int, seed: int) -> None:
     torch.manual_seed(seed)
-    attn = SingleQueryAttention(heads * head_dim, heads).double()
+    attn = SingleQueryAttention(heads * head_dim, heads).double().requires_grad_(True)  # wk.bias, too
     x = torch.randn(3, 1 + others, heads * head_dim, dtype=torch.float64, requires_grad=True)
     absorbed, direct = attn(x[:, :1], x[:, 1:]), direct_attention(attn, x)
     torch.testing.assert_close(absorbed, direct, atol=1e-12, rtol=1e-12)

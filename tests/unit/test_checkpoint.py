@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import pickle
 import subprocess
@@ -22,6 +23,7 @@ from crossvit_core.checkpoint import (
     save_checkpoint,
 )
 from crossvit_core.checkpoint_files import find_checkpoints, remove_checkpoints
+from crossvit_core.config import EncoderConfig
 from crossvit_core.data import ImageData, load_dataset
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.recipe import TrainRecipe
@@ -78,6 +80,26 @@ def test_broken_off_and_gone_on_with_is_bit_for_bit_the_same(
     assert numbers(epochs) == numbers(expected)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values()):
         assert torch.equal(a, b), name
+    assert folder.notes == []
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_checkpoint_from_before_parameters_were_frozen_is_gone_on_with(
+    digits: ImageData, tmp_path: Path, depth: int
+) -> None:
+    """Those that never have a gradient did not move, nor had the optimiser a state for them, but they had a number."""
+    encoder = EncoderConfig(depths=(1, 1), fusion_depth=depth)
+    torch.manual_seed(0)
+    model = build_model(ARCH.replace(encoders=(encoder,)))
+    assert not all(parameter.requires_grad for parameter in model.parameters())
+    whole, before = copy.deepcopy(model), copy.deepcopy(model).requires_grad_(True)
+    expected = list(train_model(whole, digits, EVERYTHING, seed=3))
+    cut_off = train_model(before, digits, EVERYTHING, seed=3, checkpoints=open_folder(tmp_path))
+    list(itertools.islice(cut_off, 2))
+    del cut_off
+    folder = open_folder(tmp_path, attempt=2)
+    assert numbers(list(train_model(model, digits, EVERYTHING, seed=3, checkpoints=folder))) == numbers(expected)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters()))
     assert folder.notes == []
 
 

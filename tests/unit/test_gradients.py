@@ -148,6 +148,19 @@ def test_gradients_reach_all_but_the_listed(case: Case, drop_path_rate: float) -
     assert partly == []
 
 
+@every_case
+def test_what_asks_for_a_gradient_gets_one_and_what_never_has_one_does_not_ask(case: Case) -> None:
+    """Whole parameters of cross-attention alone: others that no output depends on get zeros."""
+    model = _lively(case.arch)
+    model(_images(model.arch)).sum().backward()
+    got = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert got == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    alone = {name for name in case.dead if ".fusion." in name}
+    assert got == dict(model.named_parameters()).keys() - alone - {
+        n for n in _key_biases(model) if n.endswith("wk.bias")
+    }
+
+
 @every_case_and_stochastic_depth
 def test_gradients_are_those_of_the_written_form(case: Case, drop_path_rate: float) -> None:
     model = _lively(case.arch, drop_path_rate)
@@ -161,13 +174,17 @@ def test_gradients_are_those_of_the_written_form(case: Case, drop_path_rate: flo
 
 @every_case
 def test_gradients_are_slopes(case: Case) -> None:
-    """Along one direction of all parameters and the images at once: off by the square of a step of 1e-5."""
+    """Along one direction of all parameters and the images at once: off by the square of a step of 1e-5.
+
+    Parameters that ask for no gradient are moved as well, to no effect.
+    """
     model, images = _lively(case.arch).eval(), _images(case.arch, 2).requires_grad_()
     values = [images, *model.parameters()]
     generator = torch.Generator().manual_seed(4)
     direction = [torch.randn(value.shape, generator=generator, dtype=torch.float64) for value in values]
-    gradients = torch.autograd.grad(model(images).sin().sum(), values, allow_unused=True)
-    slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction) if g is not None)
+    asking = [(value, d) for value, d in zip(values, direction) if value.requires_grad]
+    gradients = torch.autograd.grad(model(images).sin().sum(), [value for value, _ in asking])
+    slope = sum(float((g * d).sum()) for g, (_, d) in zip(gradients, asking))
     measured = (_moved(model, values, direction, 1e-5) - _moved(model, values, direction, -1e-5)) / 2e-5
     assert measured == pytest.approx(slope, rel=1e-5)
 

@@ -272,7 +272,10 @@ def test_every_parameter_gets_a_learning_rate_by_depth(fusion: str) -> None:
     model = _model(TWO.replace(encoders=(EncoderConfig(depths=(1, 1), fusion=fusion),) * 2))
     groups = param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.5)
     scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
-    assert len(scales) == len(list(model.parameters()))
+    assert scales.keys() == {id(p) for p in model.parameters() if p.requires_grad}
+    assert {
+        name for name, p in model.named_parameters() if id(p) not in scales and not name.endswith("wk.bias")
+    } == set()
     assert scales[id(model.pos_embed_0)] < scales[id(model.blocks[0].blocks[0][0].attn.qkv.weight)]
     assert (
         scales[id(model.blocks[0].blocks[0][0].attn.qkv.weight)] < scales[id(model.blocks[1].blocks[0][0].mlp.fc1.bias)]

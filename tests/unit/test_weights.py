@@ -47,6 +47,7 @@ def test_a_loaded_network_can_be_trained_further(tmp_path: Path) -> None:
     loaded = load_model(tmp_path / "w.safetensors").train()
     loaded(torch.randn(2, 3, 16, 16)).sum().backward()
     assert loaded.head[0].weight.grad is not None
+    assert all((parameter.grad is not None) is parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_metadata_comes_back(tmp_path: Path) -> None:
