@@ -95,7 +95,10 @@ class Limit:
         """The window in words: 'macs at most 40 M'."""
         low, high = self.minimum, self.maximum
         if low is not None and high is not None:
-            return f"{self.metric} from {format_number(low)} to {format_number(high)}"
+            sides = format_number(low), format_number(high)
+            if low != high and sides[0] == sides[1]:  # three figures cannot tell a narrow window's sides apart
+                sides = f"{low:,.15g}", f"{high:,.15g}"
+            return f"{self.metric} from {sides[0]} to {sides[1]}"
         if high is not None:
             return f"{self.metric} at most {format_number(high)}"
         return f"{self.metric} at least {format_number(low or 0)}"

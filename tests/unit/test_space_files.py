@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from space import SpaceError, format_number, list_spaces, load_space, parse_number, parse_space
+from space import Limit, SpaceError, format_number, list_spaces, load_space, parse_number, parse_space
 
 GOOD = """\
 name: mine
@@ -176,3 +176,16 @@ def test_the_dimension_to_blame_is_named_not_the_first_that_it_spoils() -> None:
     fixed = "fixed: {image_size: 50}\n"
     with pytest.raises(SpaceError, match=r"line 3: image_size: nothing can be built with 50: .* does not tile"):
         parse_space(BLAMELESS.format(fixed=fixed, widths="48, 96"), "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (Limit("macs", 1_000_000, 4_000_000), "macs from 1 M to 4 M"),
+        (Limit("macs", 1_995_000, 2_004_999), "macs from 1,995,000 to 2,004,999"),
+        (Limit("latency_ms", 5.001, 5.002), "latency_ms from 5.001 to 5.002"),
+        (Limit("params", 3000, 3000), "params from 3 k to 3 k"),
+    ],
+)
+def test_the_two_sides_of_a_narrow_window_read_apart(limit: Limit, words: str) -> None:
+    assert limit.describe() == words
