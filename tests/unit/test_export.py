@@ -279,7 +279,7 @@ def test_the_best_retrained_seed_goes_before_the_search(studies: Studies) -> Non
     found = find_trained(study, 0)
     assert (found.study, found.trial) == ("s-retrain", 1)
     assert "highest validation accuracy of 3" in found.why
-    assert "93.3%" in found.why
+    assert "93.3 %" in found.why
     assert find_trained(study, 0, "search").study == "s"
 
 
