@@ -120,6 +120,7 @@ def test_a_study_of_another_kind_is_not_gone_on_with(searched: Path) -> None:
     assert "recipe.epochs: 1, now 2" in result.stderr
 
 
+@pytest.mark.slow
 def test_one_worker_and_one_seed_give_the_same_numbers(tmp_path: Path) -> None:
     """Whole, and killed with -9 half way and resumed: trials, seeds and accuracies are the same."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

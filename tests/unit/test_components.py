@@ -53,6 +53,7 @@ def test_a_component_that_the_base_has_is_no_component() -> None:
         add_components(base, ("conv_path",))
 
 
+@pytest.mark.slow
 def test_an_ablation_of_components_compares_them_with_the_plain_base(tmp_path: Path) -> None:
     study = StudyConfig(runs_dir=tmp_path, executor="local", settings={"epochs": 1}, keep_weights=False)
     names = ("residual_attention", "windows")
