@@ -15,6 +15,7 @@ from crossvit_core.data_source import DataError, Part
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _EXIF_FORMATS = ("JPEG", "MPO", "WEBP")  # TIFFs are turned by Pillow; PNGs with a turn are unheard of
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)
+_BROKEN_SHOWN = 10
 _LEAST_16_BIT = 0x1000  # a set whose brightest pixel is a sixteenth of white holds 12 bits or fewer
 _T = TypeVar("_T")
 
@@ -67,14 +68,27 @@ def decode(selection: Selection, out: np.ndarray) -> None:
 
 
 def _each(selection: Selection, read: Callable[[Image.Image], _T]) -> Iterator[_T]:
+    broken: list[str] = []
     for part, indices in selection:
         for index in indices.tolist():
             try:
                 with part.open(index) as image:
                     result = read(image)
             except Exception as error:  # whatever a decoder raises on foreign bytes, the image is what is broken
-                raise DataError(f"{part.where(index)} is not a readable image: {error}; mend or remove it") from error
-            yield result
+                broken.append(f"{part.where(index)} is not a readable image: {error}")
+            else:
+                yield result
+    if broken:
+        raise DataError(_describe_broken(broken))
+
+
+def _describe_broken(broken: Sequence[str]) -> str:
+    """All of them at once: whoever mends one would else meet the next by another run."""
+    if len(broken) == 1:
+        return f"{broken[0]}; mend or remove it"
+    shown = "".join(f"\n  {line}" for line in broken[:_BROKEN_SHOWN])
+    more = f"\n  and {len(broken) - _BROKEN_SHOWN} more" if len(broken) > _BROKEN_SHOWN else ""
+    return f"{len(broken)} images cannot be read; mend or remove them:{shown}{more}"
 
 
 def _read_header(image: Image.Image) -> tuple[Size, bool]:

@@ -123,13 +123,24 @@ def _read_shard(file: Path) -> _Shard:
         schema = pq.read_schema(file)
         image = next((name for name in _IMAGE_COLUMNS if name in schema.names), None)
         if image is None or _LABEL_COLUMN not in schema.names:
-            found = ", ".join(schema.names) or "none"
-            raise DataError(f"{file} needs the columns 'image' and 'label'; it has: {found}")
+            raise DataError(_describe_columns(file, schema.names, image))
         table = pq.ParquetFile(file).read(columns=[image, _LABEL_COLUMN])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file} is not a readable parquet file: {error}") from error
     images = _image_bytes(file, table.column(image))
     return _Shard(file, images, _labels(file, table.column(_LABEL_COLUMN)), _class_names(schema))
+
+
+def _describe_columns(file: Path, names: Sequence[str], image: str | None) -> str:
+    """What is missing, and which column may be it under another name."""
+    wanted = {} if image else {"image": ("image", "img", "picture", "photo")}
+    wanted |= {} if _LABEL_COLUMN in names else {_LABEL_COLUMN: ("label", "class", "target", "category")}
+    hints = [
+        f"; rename {name!r} to {column!r}"
+        for column, words in wanted.items()
+        for name in [name for name in names if any(word in name.lower() for word in words)][:1]
+    ]
+    return f"{file} needs the columns 'image' and 'label'; it has: {', '.join(names) or 'none'}{''.join(hints)}"
 
 
 def _image_bytes(file: Path, column: pa.ChunkedArray) -> Any:

@@ -311,6 +311,18 @@ class TestRefusals:
         with pytest.raises(DataError, match=r"dog/004\.png is not a readable image"):
             load_dataset(str(tmp_path), **options)
 
+    @pytest.mark.parametrize("options", [{}, {"image_size": (8, 8), "in_channels": 3}])
+    def test_all_broken_images_are_named_at_once(self, tmp_path: Path, options: dict) -> None:
+        for victim in sorted(write_classes(tmp_path).glob("*/*.png"))[:12]:
+            victim.write_bytes(b"")
+        with pytest.raises(DataError) as refusal:
+            load_dataset(str(tmp_path), **options)
+        first, *named, last = str(refusal.value).splitlines()
+        assert first == "12 images cannot be read; mend or remove them:"
+        assert last == "  and 2 more"
+        assert len(named) == 10
+        assert "is not a readable image" in named[9]
+
     def test_mixed_sizes_ask_for_one(self, tmp_path: Path) -> None:
         write_classes(tmp_path, ("cat",))
         write_classes(tmp_path, ("dog",), size=(9, 8), count=5)

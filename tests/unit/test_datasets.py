@@ -165,6 +165,8 @@ def test_images_that_are_not_bytes(tmp_path: Path) -> None:
 def test_missing_column_lists_those_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs the columns 'image' and 'label'; it has: picture, label, extra"):
         load_dataset(str(write_parquet(tmp_path / "a.parquet", [0, 1], column="picture")))
+    with pytest.raises(DataError, match=r"; rename 'picture' to 'image'$"):
+        load_dataset(str(tmp_path))
 
 
 def test_not_parquet_inside(tmp_path: Path) -> None:
