@@ -24,6 +24,7 @@ from crossvit_core.timing import (
     check_settings,
     contention,
     iqr,
+    precision,
     quiet,
     random_images,
     timer_for,
@@ -59,7 +60,8 @@ class Throughput:
     ``ratio`` is the model's over the reference's throughput, the median of paired windows; ``ips`` is ``ratio`` times
     ``reference_ips`` (the reference's median). ``iqr`` and ``ratio_iqr`` are interquartile ranges over windows.
     ``contention`` is wall over CPU time, median over windows; on a GPU the 90th over the 10th percentile of the
-    reference's windows. 1 is a device to itself. ``flags`` are keys of ``FLAGS``; none means a clean measurement.
+    reference's windows. 1 is a device to itself. ``precision`` is "fp32" or "bf16" (autocast). ``flags`` are keys of
+    ``FLAGS``; none means a clean measurement.
     """
 
     ips: float
@@ -71,6 +73,7 @@ class Throughput:
     windows: int
     device: str
     threads: int
+    precision: str
     contention: float
     flags: tuple[str, ...]
 
@@ -124,7 +127,7 @@ def measure_throughput(
     with quiet(model.to(target), target, amp, lock), autocast(target, amp):
         windows = _time_pairs(model, reference, images, pairs, window_ms / 1000, max_seconds)
         threads = torch.get_num_threads()
-    return _summarise(windows, batch_size, device_id(target), threads)
+    return _summarise(windows, batch_size, device_id(target), threads, precision(target, amp))
 
 
 def _time_pairs(
@@ -141,7 +144,7 @@ def _time_pairs(
     return _Windows(times[:, :, 0], contention(times[:, 0], times[:, 1], images.device), settled, pairs)
 
 
-def _summarise(windows: _Windows, batch_size: int, device: str, threads: int) -> Throughput:
+def _summarise(windows: _Windows, batch_size: int, device: str, threads: int, precision: str) -> Throughput:
     model, reference = windows.seconds.T
     ratios = reference / model
     ratio = float(np.median(ratios))
@@ -156,6 +159,7 @@ def _summarise(windows: _Windows, batch_size: int, device: str, threads: int) ->
         windows=len(ratios),
         device=device,
         threads=threads,
+        precision=precision,
         contention=windows.contention,
         flags=_flags(windows, ratios),
     )

@@ -55,6 +55,11 @@ def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16) if _casts(device, amp) else contextlib.nullcontext()
 
 
+def precision(device: torch.device, amp: bool) -> str:
+    """What a network computes in on ``device``: "bf16" under ``autocast``, else "fp32"."""
+    return "bf16" if _casts(device, amp) else "fp32"
+
+
 def _casts(device: torch.device, amp: bool) -> bool:
     return amp and device.type == "cuda"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,22 @@ class Timing:
     throughput: Throughput
 
 
-def time_front(study_dir: Path, device: str, pairs: int = PAIRS) -> Iterator[Timing]:
-    """Time the members of both fronts (FLOPs, throughput) one after the other. Raises StoreError for an empty front."""
+def time_front(
+    study_dir: Path, device: str, pairs: int = PAIRS, tell: Callable[[str], None] = lambda where: None
+) -> Iterator[Timing]:
+    """Time the members of both fronts (FLOPs, throughput) one after the other; ``tell`` hears which one is next.
+
+    Raises StoreError for an empty front.
+    """
     frame = load_frame(study_dir)
     trials = sorted({*front(frame, "macs")["trial"], *front(frame, "throughput_ips")["trial"]})
     if not trials:
         raise StoreError(f"study {study_dir.name!r} has no finished trial to time")
     study = StudyStore.open_readonly(study_dir).study
     archs = _archs(study_dir, set(trials))
-    for row in frame[frame["trial"].isin(trials)].sort_values("macs").to_dict("records"):
+    rows = frame[frame["trial"].isin(trials)].sort_values("macs").to_dict("records")
+    for number, row in enumerate(rows, 1):
+        tell(f"timing trial {row['trial']}, {number} of {len(rows)}")
         arch = archs[row["trial"]]
         torch.manual_seed(0)
         throughput = measure_throughput(

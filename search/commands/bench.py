@@ -120,9 +120,9 @@ def _time_front(study_dir: Path, device: str, pairs: int, console: Console) -> N
     from search.bench import save_timings, time_front
 
     table = Table("trial", "key", "accuracy", "FLOPs", "images/s", "ratio", "flags", box=None, header_style="bold")
-    timings = []
-    for timing in time_front(study_dir, device, pairs):
-        timings.append(timing)
+    with console.status("timing the front") as status:
+        timings = list(time_front(study_dir, device, pairs, status.update))
+    for timing in timings:
         speed = timing.throughput
         table.add_row(
             str(timing.trial),
@@ -135,7 +135,9 @@ def _time_front(study_dir: Path, device: str, pairs: int, console: Console) -> N
         )
     console.print(table)
     console.print(
-        "ratio: to the fixed reference network, timed in turn; ± is half the interquartile range", style="dim"
+        f"{timings[0].throughput.precision}; ratio: to the fixed reference network, timed in turn; "
+        "± is half the interquartile range",
+        style="dim",
     )
     console.print(f"saved: {save_timings(study_dir, timings, device)}", markup=False, soft_wrap=True)
 

@@ -54,6 +54,7 @@ def test_reports_figures_that_belong_together() -> None:
     found = measure(Observer())
     assert found.ips == pytest.approx(found.ratio * found.reference_ips)
     assert (found.batch_size, found.windows, found.device, found.threads) == (64, 10, "cpu", 1)
+    assert found.precision == measure(Observer(), amp=True).precision == "fp32"  # autocast is for GPUs
     assert found.iqr >= 0
     assert found.ratio_iqr >= 0
     assert found.contention > 0.9
@@ -165,7 +166,7 @@ def test_another_process_on_the_same_core_is_noticed() -> None:
 def summarise(model_seconds: np.ndarray, reference_seconds: np.ndarray, **changes: object) -> Throughput:
     fields: dict = {"contention": 1.0, "settled": True, "pairs_asked": len(model_seconds)}
     windows = _Windows(np.stack([model_seconds, reference_seconds], axis=1), **{**fields, **changes})
-    return _summarise(windows, 8, "cpu", 1)
+    return _summarise(windows, 8, "cpu", 1, "fp32")
 
 
 def test_arithmetic_of_the_summary() -> None:
