@@ -5,8 +5,9 @@
 The family carries the paper's CrossViT-Ti to 32 pixels: K = 3, (N, M) = (1, 4), L = 1, three heads, FFN ratio 4, the
 large branch twice as wide, cross-attention; only the width grows. The ViTs have the proportions of the public one of
 6.3 M parameters: seven blocks, patches of 4 px, FFN ratio 1, heads of 32. Writes one JSON file a network, which
-``crossvit bench --baselines`` and ``crossvit count`` read, and prints their names with commas between; and two
-that are no rivals: ``nano_32_half.json``, a base for ablations, and ``vit_w384.json``, the control at its full width.
+``crossvit bench --baselines`` and ``crossvit count`` read, and prints their names with commas between; and three
+besides: ``nano_32_half.json``, a base for ablations, ``vit_w384.json``, the control at its full width, and
+``one_branch_16_w128.json``, what is left of a searched network whose other branch nothing read.
 """
 
 from __future__ import annotations
@@ -70,6 +71,13 @@ def half_nano() -> ArchConfig:
     return nano.replace(branches=tuple(replace(branch, embed_dim=branch.embed_dim // 2) for branch in nano.branches))
 
 
+def one_branch() -> ArchConfig:
+    """The larger branch alone of a network that the search on all images found."""
+    branch = BranchConfig(image_size=_SIDE, patch_size=16, embed_dim=128, num_heads=4, mlp_ratio=2, stem="conv")
+    alone = EncoderConfig(depths=(1,), fusion="none")
+    return ArchConfig(image_size=_SIDE, num_classes=_CLASSES, branches=(branch,), encoders=(alone,))
+
+
 def _spread(widths: list[int], count: int) -> list[int]:
     """At most ``count`` of them, first and last among them, as evenly as they lie."""
     if len(widths) <= count:
@@ -84,7 +92,11 @@ def main() -> None:
     options = parser.parse_args()
     networks = chosen_networks(float(options.max_flops.removesuffix("M")) * 1e6)
     options.target.mkdir(parents=True, exist_ok=True)
-    others = {"nano_32_half": half_nano(), "vit_w384": plain_vit(CONTROL_WIDTH)}
+    others = {
+        "nano_32_half": half_nano(),
+        "vit_w384": plain_vit(CONTROL_WIDTH),
+        "one_branch_16_w128": one_branch(),
+    }
     for name, arch in {**networks, **others}.items():
         (options.target / f"{name}.json").write_text(json.dumps(arch.to_dict(), indent=1) + "\n", encoding="utf-8")
         cost = count_cost(arch)

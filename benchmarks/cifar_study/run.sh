@@ -23,7 +23,8 @@ cpu)
     [ -d "$data" ] || "$python" "$here/subset.py" "$source" "$data" --train 4000 --val 2000 ;;
 cpu-all)
     data=$runs/cifar10-all space=$here/cifar_cpu_all.yaml limit=6M trials=40
-    steps="search conv large rivals presets"
+    steps="search conv large rivals ablation presets longer"
+    sizes="crossvit_nano_32 nano_32_half"
     [ -d "$data" ] || "$python" "$here/subset.py" "$source" "$data" --train 45000 --val 5000 ;;
 gpu)
     data=$source space=cifar limit=200M trials=100 sampled=48
@@ -36,9 +37,9 @@ esac
 common="--runs-dir $runs --executor local"
 rivals=$("$python" "$here/networks.py" "$networks" --max-flops $limit | tail -1)
 if [ "$scale" = cpu-all ]; then # some of them, for their time
-    rivals=
+    rivals=$networks/one_branch_16_w128.json
     for name in family_4_16_w12 family_4_8_w12 vit_w32 family_4_16_w9 family_2_4_w6 family_4_16_w24; do
-        rivals="${rivals:+$rivals,}$networks/$name.json"
+        rivals=$rivals,$networks/$name.json
     done
     for preset in ${PRESETS:-}; do # and finalists, by the same recipe
         case $preset in *=cifar-cpu-all:*) rivals=$rivals,${preset#*=} ;; esac
@@ -68,6 +69,9 @@ for step in ${STEPS:-$steps}; do
         "$crossvit" search --space "$space" --data "$data" --study "cifar-$scale-shortcuts" --sampler random --stopping none \
             --trials $sampled --seed 1 --no-weights $common
         "$crossvit" retrain "cifar-$scale-shortcuts" --trials "$(seq -s, 0 $((sampled - 1)))" --seeds 1 $common ;;
+    longer) # some of the rivals by the recipe of the presets
+        OMP_NUM_THREADS=1 "$crossvit" bench cifar-cpu-all-retrain --train --seeds 3 --runs-dir "$runs" \
+            --baselines "$networks/one_branch_16_w128.json,$networks/vit_w32.json,$networks/family_4_16_w24.json" ;;
     finalists)
         "$crossvit" retrain "cifar-$scale" --finalists 5 --prefer knee --seeds 3 $common ;;
     presets) # the networks that come with weights: trained longer, tested once, exported

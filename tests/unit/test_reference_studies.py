@@ -63,14 +63,21 @@ with open({path!r}, "a") as file:
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cifar_study" / "run.sh"
 
 
-@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+@pytest.mark.parametrize("scale", ["cpu", "cpu-all", "gpu"])
 def test_every_step_asks_for_what_there_is(scale: str, tmp_path: Path) -> None:
     """The script runs whole, but for the commands, whose words are looked at: the last would come after hours."""
     recorder, asked = tmp_path / "crossvit", tmp_path / "asked"
     recorder.write_text(RECORDER.format(python=sys.executable, path=str(asked)), encoding="utf-8")
     recorder.chmod(0o755)
-    (tmp_path / "runs" / "cifar10-subset").mkdir(parents=True)
-    environment = {**os.environ, "RUNS": str(tmp_path / "runs"), "PYTHON": sys.executable, "CROSSVIT": str(recorder)}
+    for made in ("cifar10-subset", "cifar10-all"):
+        (tmp_path / "runs" / made).mkdir(parents=True)
+    tools = {"PYTHON": sys.executable, "CROSSVIT": str(recorder)}
+    environment = {
+        **os.environ,
+        **tools,
+        "RUNS": str(tmp_path / "runs"),
+        "PRESETS": "s=cifar-cpu-all:13 l=cifar-cpu-large:0",
+    }
     subprocess.run(["sh", str(SCRIPT), scale, str(tmp_path)], env=environment, check=True, stdout=subprocess.DEVNULL)
     commands = [json.loads(line) for line in asked.read_text(encoding="utf-8").splitlines()]
     assert {"search", "bench", "ablate", "retrain"} <= {words[0] for words in commands}
@@ -79,7 +86,8 @@ def test_every_step_asks_for_what_there_is(scale: str, tmp_path: Path) -> None:
         if "--space" in options:
             load_space(options["--space"])
         for network in options.get("--baselines", "").split(",") if command == "bench" else ():
-            load_arch(network, tmp_path).check()
+            if ":" not in network:  # not a trial
+                load_arch(network, tmp_path).check()
         if command == "ablate":
             base = load_arch(options["--base"], tmp_path)
             assert load_space(options["--space"]).space.validate(base) == []
