@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from crossvit_core.config import STACKABLE_FUSIONS, ArchConfig, BranchConfig, EncoderConfig
+from crossvit_core.config import STACKABLE_FUSIONS, ArchConfig, BranchConfig, EncoderConfig, HeadConfig
 from crossvit_core.exshortcut_config import folded_head, taps_of
 from crossvit_core.reading import read_patches
-from crossvit_core.residual_config import folded
+from crossvit_core.residual_config import OFF, folded
 from crossvit_core.vitae_cost import window_on
 
+_PLAIN_HEAD = HeadConfig()
 _CONV_PATH = ("conv_path", "conv_channels_per_group", "conv_ratio", "conv_depth", "conv_init")
 
 
@@ -26,9 +27,9 @@ def canonical(arch: ArchConfig) -> dict[str, Any]:
 
 
 def _with_folded_options(arch: ArchConfig) -> ArchConfig:
-    if arch.residual_attention.is_on:
+    if arch.residual_attention != OFF:
         arch = arch.replace(residual_attention=folded(arch))
-    return arch.replace(head=folded_head(arch)) if arch.head.kind == "exshortcut" else arch
+    return arch if arch.head == _PLAIN_HEAD else arch.replace(head=folded_head(arch))
 
 
 def _fold_encoder(encoder: EncoderConfig, arch: ArchConfig) -> EncoderConfig:
@@ -110,14 +111,15 @@ def _fold_branch(
     without_blocks = all(encoder.depths[index] == 0 for encoder in encoders)
     without_attention = without_blocks and not any(encoder.fusion in STACKABLE_FUSIONS for encoder in encoders)
     changes: dict[str, Any] = {}
-    if without_blocks:
-        changes["mlp_ratio"] = 4.0
+    changes["mlp_ratio"] = 4.0 if without_blocks else branch.mlp_dim / branch.embed_dim  # the width is a whole number
     if without_attention:
         changes["num_heads"] = 1
     if branch.stem != "reduction":
         changes["stem_dilations"] = BranchConfig.stem_dilations
     depths = [(encoder.depths[index], index in after) for encoder, after in zip(encoders, read)]
     has_convs = branch.conv_path and any(depth > 1 or (depth == 1 and is_read) for depth, is_read in depths)
-    if not has_convs:
+    if has_convs:
+        changes["conv_ratio"] = branch.conv_dim / branch.embed_dim
+    else:
         changes |= {name: getattr(BranchConfig, name) for name in _CONV_PATH}
     return dataclasses.replace(branch, **changes)

@@ -147,5 +147,9 @@ def folded_head(arch: ArchConfig) -> HeadConfig:
     if not taps:
         return type(head)()
     project = "after" if (head.project, head.pool) == ("before", "cls") else head.project
+    widths = {arch.branches[branch].embed_dim for _, branch in taps}
     mu = 1.0 if project == "none" else head.mu
+    if project != "none" and len(widths) == 1:
+        width = widths.pop()
+        mu = round(mu * width) / width
     return type(head)(kind=head.kind, taps=taps, pool=head.pool, project=project, mu=mu, init=head.init)

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from crossvit_core.config import ArchConfig, ArchError, BranchConfig, EncoderConfig, HeadConfig
+from crossvit_core.config import (
+    ArchConfig,
+    ArchError,
+    BranchConfig,
+    EncoderConfig,
+    HeadConfig,
+    ResidualAttentionConfig,
+)
 from crossvit_core.cost import count_cost
 from crossvit_core.presets import PRESETS
 
@@ -168,6 +175,9 @@ def test_a_missing_field_is_named() -> None:
         _encoder(fusion_reading="patches"),
         _encoder(identity_maps=True),
         NANO.replace(encoders=(EncoderConfig(depths=(1, 0), fusion="none"), EncoderConfig(depths=(0, 1)))),
+        NANO.replace(residual_attention=ResidualAttentionConfig(alpha_init=0.9, scope="network", alpha_param="head")),
+        NANO.replace(head=HeadConfig(mu=0.5, taps=((0, 1),), pool="both")),
+        _branch(mlp_ratio=NANO.branches[0].mlp_ratio + 0.01),
     ],
 )
 def test_descriptions_of_one_network_have_one_key(same: ArchConfig) -> None:
