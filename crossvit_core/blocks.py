@@ -154,7 +154,9 @@ class Block(nn.Module):
         if self.conv_path is not None and not class_only:
             change = change + self.drop_path1(self.conv_path(x))
         x = _add(x[:, :1] if class_only else x, change, lean)
-        x = self._add_ffn(x) if lean else x + self.drop_path2(self.mlp(self.norm2(x)))
+        # What stands in place of the FFN knows nothing of the lean form.
+        by_shares = lean and type(self.mlp) is Mlp
+        x = self._add_ffn(x) if by_shares else _add(x, self.drop_path2(self.mlp(self.norm2(x))), lean)
         return (x, carried) if link else x
 
     def _add_ffn(self, x: Tensor) -> Tensor:

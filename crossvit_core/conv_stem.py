@@ -36,12 +36,12 @@ def conv_stem_layers(patch_size: int, in_channels: int, width: int) -> tuple[Con
     )
 
 
-def largest_map_bytes(convolutions: Iterable[Any], images: Any) -> int:
-    """Of one image's largest map in float32, behind any of ``convolutions``, the first of which reads ``images``."""
+def largest_map_bytes(layers: Iterable[ConvLayer], images: Any) -> int:
+    """Of one image's largest map in float32, behind any of ``layers``, the first of which reads ``images``."""
     area, largest = images.shape[-2] * images.shape[-1], 0
-    for convolution in convolutions:
-        area //= convolution.stride[0] ** 2
-        largest = max(largest, convolution.out_channels * area)
+    for layer in layers:
+        area //= layer.stride**2
+        largest = max(largest, layer.outputs * area)
     return 4 * largest
 
 

@@ -140,6 +140,10 @@ class CrossAttentionBlock(nn.Module):
             return self.attn.of_itself(query)
         if lean:
             normed = self.norm1(tokens)
+            if (
+                normed.data_ptr() == tokens.data_ptr()
+            ):  # a norm that was replaced by nothing: the tokens stay as they are
+                normed = normed.clone()
             normed[:, :1] = query
             return self.attn.among(query, normed, link)
         # The row that is passed over is normed too: a slice would be copied to be normed.

@@ -91,13 +91,16 @@ def rows_of(x: Tensor, widest: int) -> tuple[Tensor, ...]:
 def is_plain_linear(layer: nn.Module) -> bool:
     """May a linear layer's weight and bias stand in for calling it?
 
-    Not those of what replaces or wraps one (adapters, quantised layers, parametrisations), and not those that are made
-    anew at every call (pruning, weight norm), which are no parameters.
+    Not those of what replaces or wraps one (adapters, quantised layers, parametrisations), not those that are made anew
+    at every call (pruning, weight norm) or know how they are to be multiplied, and not where a hook waits for the call.
     """
-    if type(layer) is not nn.Linear:
+    if type(layer) is not nn.Linear or "forward" in layer.__dict__:
         return False
     own = layer._parameters
-    return own.get("weight") is not None and own.get("bias") is not None
+    plain = type(own.get("weight")) is nn.Parameter and type(own.get("bias")) is nn.Parameter
+    return plain and not (
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    )
 
 
 def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:

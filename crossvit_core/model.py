@@ -197,7 +197,8 @@ class CrossViT(nn.Module):
             return torch.cat((token.expand(patches.shape[0], -1, -1), patches), dim=1) + positions
         tokens = images.new_empty(images.shape[0], *positions.shape[1:])
         tokens[:, :1] = token + positions[:, :1]
-        shares = shares_of(images, stem.inside_bytes(images))
+        inside_bytes = stem.inside_bytes(images) if type(stem) in STEMS.values() else 0
+        shares = shares_of(images, inside_bytes)
         for share, rows in zip(shares, tokens.split([len(share) for share in shares])):
             torch.add(stem(share), positions[:, 1:], out=rows[:, 1:])
         return tokens

@@ -38,13 +38,13 @@ class ReductionStem(nn.Module):
         pyramid, (second, third) = reduction_stem_layers(
             branch.patch_size, in_channels, branch.embed_dim, branch.stem_dilations
         )
+        self._inside = tuple(pyramid)
         self.pyramid = PyramidReduction(pyramid)
         self.proj = nn.Sequential(nn.Conv2d(*second), nn.ReLU(inplace=True), nn.Conv2d(*third))
 
     def inside_bytes(self, images: Tensor) -> int:
         """Of the largest float32 map between input and output of an image; the pyramid's parts lie there twice."""
-        first = self.pyramid.convs[0]
-        return 2 * len(self.pyramid.convs) * largest_map_bytes((first,), images)
+        return 2 * len(self._inside) * largest_map_bytes(self._inside[:1], images)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, rows * columns, embed_dim)."""

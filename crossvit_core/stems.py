@@ -36,14 +36,14 @@ class ConvStem(nn.Module):
 
     def __init__(self, branch: BranchConfig, in_channels: int) -> None:
         super().__init__()
-        first, second, third = (
-            nn.Conv2d(*layer) for layer in conv_stem_layers(branch.patch_size, in_channels, branch.embed_dim)
-        )
+        layers = conv_stem_layers(branch.patch_size, in_channels, branch.embed_dim)
+        self._inside = layers[:2]
+        first, second, third = (nn.Conv2d(*layer) for layer in layers)
         self.proj = nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True), third)
 
     def inside_bytes(self, images: Tensor) -> int:
         """Of the largest float32 map between input and output of an image."""
-        return largest_map_bytes((self.proj[0], self.proj[2]), images)
+        return largest_map_bytes(self._inside, images)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, rows * columns, embed_dim)."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils import prune
 
 from crossvit_core.blocks import Attention, Mlp
 from crossvit_core.config import FUSION_NAMES, ArchConfig, EncoderConfig
-from crossvit_core.cross_attention import SingleQueryAttention
+from crossvit_core.cross_attention import CrossAttentionBlock, SingleQueryAttention
 from crossvit_core.fusion import reference_form
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.presets import PRESETS
@@ -156,3 +157,76 @@ def test_adapters_leave_one_graph(name: str) -> None:
     model = _adapted(ARCHS[name])
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(_images()), model(_images()))
+
+
+class Wrapped(nn.Module):
+    """Calls what it wraps, and shows nothing of it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+CONV = NANO.replace(branches=tuple(replace(branch, stem="conv") for branch in NANO.branches))
+REDUCTION = NANO.replace(branches=tuple(replace(branch, stem="reduction") for branch in NANO.branches))
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        (NANO, "blocks.0.blocks.1.0.mlp"),
+        (NANO, "patch_embed.0"),
+        (CONV, "patch_embed.0.proj"),
+        (CONV, "patch_embed.0.proj.0"),
+        (CONV, "patch_embed.0.proj.2"),
+        (REDUCTION, "patch_embed.0.pyramid"),
+        (REDUCTION, "patch_embed.0.pyramid.convs.0"),
+    ],
+)
+def test_wrapped_parts_are_called_with_and_without_gradients(arch: ArchConfig, name: str) -> None:
+    model, images = _model(arch), _images()
+    expected = model(images).detach()
+    owner, _, last = name.rpartition(".")
+    setattr(model.get_submodule(owner), last, Wrapped(model.get_submodule(name)))
+    torch.testing.assert_close(model(images).detach(), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), expected)
+
+
+def _hook(layer: nn.Module) -> None:
+    layer.register_forward_hook(lambda module, args, out: out * 0)
+
+
+def _patch(layer: nn.Module) -> None:
+    layer.forward = lambda x: nn.functional.linear(x, layer.weight, layer.bias) * 0  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("silence", [_hook, _patch])
+def test_hooks_and_patched_calls_of_keys_and_values_count(silence: Callable[[nn.Module], None]) -> None:
+    model, images = _model(NANO), _images()
+    values = model.get_submodule("blocks.0.fusion.0.attn.wv")
+    expected_model = copy.deepcopy(model)
+    zeroed = expected_model.get_submodule("blocks.0.fusion.0.attn.wv")
+    with torch.no_grad():
+        zeroed.weight.zero_()
+        zeroed.bias.zero_()
+    silence(values)
+    expected = expected_model(images).detach()
+    torch.testing.assert_close(model(images).detach(), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), expected)
+
+
+def test_a_norm_replaced_by_nothing_leaves_the_tokens_alone() -> None:
+    branches = tuple(replace(branch, embed_dim=16) for branch in NANO.branches)
+    arch = NANO.replace(branches=branches, encoders=(EncoderConfig(depths=(1, 1), identity_maps=True),) * 2)
+    model, images = _model(arch), _images()
+    for module in model.modules():
+        if isinstance(module, CrossAttentionBlock):
+            module.norm1 = nn.Identity()  # type: ignore[assignment]
+    expected = model(images).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), expected)
