@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crossvit_core.config import ArchConfig, ArchError, suggest
 from crossvit_core.presets import PRESETS
+from space.dead_choices import DeadChoice, find_dead_choices, is_about
 from space.dimension import Dimension, find_rivals
 from space.limits import LIMITED_METRICS, Limit, LimitError, make_limit
-from space.paths import PathError, check_path, set_path, shared_place, to_tree
+from space.paths import IMAGE_SIZE, PathError, check_path, held_at, set_path, shared_place, to_tree
 from space.space import Space, SpaceError
 
 PRESETS_DIR = Path(__file__).parent / "presets"
-
-# Enough to meet a pair of choices that one in a hundred combinations has.
-_PINNED_TRIES = 600
 
 # What is said of a value of the wrong kind, by pydantic's name for the mistake.
 _WANTED = {"dict_type": "this is no mapping; write one, as {max: 4M}", "list_type": "this is no list; write [1, 2]"}
@@ -130,13 +127,14 @@ class _Reader:
         if not dimensions:
             self.fail(("dimensions",), "no dimensions; give at least one path with its choices")
         space = Space(model.name, base, dimensions, limits, model.fixed)
+        self.places(space)
         self.overlaps(space)
         self.whole(space)
         return space
 
     def not_both(self, path: str, dimensions: Iterable[str]) -> None:
         for other in dimensions:
-            if shared_place(path, other):
+            if shared_place(path, other) or (other == IMAGE_SIZE and path.endswith(f".{IMAGE_SIZE}")):
                 self.fail(("fixed", path), f"{path} is fixed, and the dimension {other} varies it; leave one out")
 
     def base(self, base: str | dict[str, Any]) -> ArchConfig:
@@ -175,6 +173,11 @@ class _Reader:
             if choice in choices[:index]:
                 self.fail(where, f"{path}: the choice {choice!r} stands there twice")
             self.value((*where, index), base, path, choice)
+        held = [held_at(base, path, choice) for choice in choices]
+        for index, value in enumerate(held):
+            if value in held[:index]:
+                first = choices[held.index(value)]
+                self.fail((*where, index), f"{path}: {first!r} and {choices[index]!r} mean the same; leave one out")
         return Dimension(path, tuple(choices))
 
     def limit(self, metric: str, window: dict[str, Any]) -> Limit:
@@ -182,6 +185,16 @@ class _Reader:
             return make_limit(metric, window)
         except LimitError as error:
             self.fail(("limits", metric, error.side), str(error))
+
+    def places(self, space: Space) -> None:
+        """Refuse a path into an encoder that no architecture has."""
+        encoders = space.max_encoders
+        for where, paths in (("fixed", list(space.fixed)), ("dimensions", [d.path for d in space.dimensions])):
+            for path in paths:
+                kind, *rest = path.split(".")
+                if kind == "encoders" and rest[0] != "*" and int(rest[0]) >= encoders:
+                    known = f"0 to {encoders - 1}" if encoders > 1 else "0"
+                    self.fail((where, path), f"{path}: no architecture of this space has that encoder; use {known}")
 
     def overlaps(self, space: Space) -> None:
         """Refuse paths of which neither goes before the other, and a path to which the others leave no place."""
@@ -200,12 +213,7 @@ class _Reader:
         import numpy as np
 
         rng = np.random.default_rng(0)
-        dead = [
-            _Dead(dimension.path, index, choice, problem)
-            for position, dimension in enumerate(space.dimensions)
-            for index, choice in enumerate(dimension.choices)
-            if (problem := _dead_choice(space, position, index, rng))
-        ]
+        dead = find_dead_choices(space, rng)
         if dead:
             self.blame(dead, space.fixed)
         try:
@@ -213,56 +221,29 @@ class _Reader:
         except SpaceError as error:
             self.fail(("limits",), str(error))
 
-    def blame(self, dead: list[_Dead], fixed: Mapping[str, Any]) -> NoReturn:
+    def blame(self, dead: list[DeadChoice], fixed: Mapping[str, Any]) -> NoReturn:
         """One bad value kills the choices of all other dimensions: name that whose field the problem is about."""
         for each in dead:
-            if each.is_about(each.path):
+            if is_about(each.problem, each.path):
                 self.fail(("dimensions", each.path, each.index), each.describe())
         for each in dead:
             for path, value in fixed.items():
-                if each.is_about(path):
+                if is_about(each.problem, path):
                     self.fail(("fixed", path), f"{path}: nothing can be built with {value!r}: {each.problem}")
         self.fail(("dimensions", dead[0].path, dead[0].index), dead[0].describe())
-
-
-@dataclass(frozen=True)
-class _Dead:
-    """A choice of a dimension with which nothing can be built, and why."""
-
-    path: str
-    index: int
-    choice: Any
-    problem: str
-
-    def is_about(self, path: str) -> bool:
-        return path.rpartition(".")[2] in re.findall(r"\w+", self.problem)
-
-    def describe(self) -> str:
-        return f"{self.path}: the choice {self.choice!r} can never be built: {self.problem}"
-
-
-def _dead_choice(space: Space, position: int, index: int, rng: Any) -> str:
-    """Why no architecture with this choice can be built; empty as soon as one can."""
-    problem = ""
-    for _ in range(_PINNED_TRIES):
-        vector = space.random_vector(rng)
-        pinned = (*vector[:position], index, *vector[position + 1 :])
-        problems = space.decode(pinned).violations()
-        if not problems:
-            return ""
-        problem = problems[0]
-    return problem
 
 
 def _read_yaml(text: str, source: str) -> tuple[Any, Lines]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
+        lines = dict(_node_lines(node, ())) if node is not None else {}
+    except RecursionError as error:
+        raise SpaceError(f"{source}: an anchor (&) holds itself (*); write the values out") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise SpaceError(f"{source}{place}: not YAML: {getattr(error, 'problem', None) or error}") from error
-    lines = dict(_node_lines(node, ())) if node is not None else {}
     duplicate = _duplicate_key(node)
     if duplicate is not None:
         raise SpaceError(f"{source}, line {duplicate.start_mark.line + 1}: {duplicate.value!r} stands there twice")

@@ -155,6 +155,15 @@ def get_path(tree: Tree, path: str, but: Iterable[str] = ()) -> list[Any]:
     return [container[key] for container, key in _places(tree, path) if (id(container), key) not in left_out]
 
 
+def held_at(arch: ArchConfig, path: str, value: Any) -> list[Any]:
+    """What an architecture holds at ``path`` once ``value`` is written there: alike for values that mean the same."""
+    tree, parts = to_tree(arch), path.split(".")
+    if parts[0] == "encoders" and parts[1] != "*":
+        _resize_encoders(tree, max(len(tree["encoders"]), int(parts[1]) + 1))
+    set_path(tree, path, value)
+    return get_path(to_tree(from_tree(tree)), path)
+
+
 def count_stars(path: str) -> int:
     """How general a path is: of two of the same field, the one with fewer stars stands for a part of the other."""
     return path.split(".").count("*")

@@ -60,10 +60,8 @@ class Space:
         self.limits = limits
         self.fixed = dict(fixed or {})
         self._order = sorted(range(len(dimensions)), key=lambda i: dimensions[i].precedence())
-        tree = to_tree(base)
-        for path in sorted(self.fixed, key=lambda p: p != NUM_ENCODERS):
-            set_path(tree, path, self.fixed[path])
-        self._base_tree = tree
+        self._num_encoders = len(base.encoders)
+        self._base_tree = self._fixed_tree(base)
         self.excess = functools.lru_cache(maxsize=200_000)(self._count_excess)
         self.key = functools.lru_cache(maxsize=100_000)(self._find_key)
         paths = [dimension.path for dimension in dimensions]
@@ -74,6 +72,12 @@ class Space:
     def base(self) -> ArchConfig:
         """The architecture that holds what no dimension changes."""
         return from_tree(copy_tree(self._base_tree))
+
+    @property
+    def max_encoders(self) -> int:
+        """K of the members that have most encoders."""
+        choices = next((d.choices for d in self.dimensions if d.path == NUM_ENCODERS), None)
+        return max(choices) if choices else self.fixed.get(NUM_ENCODERS, self._num_encoders)
 
     def for_data(self, *, num_classes: int, in_channels: int) -> Space:
         """This space with the classes and channels of a dataset."""
@@ -196,7 +200,11 @@ class Space:
         return self.decode(self.sample_vector(rng))
 
     def sample_vector(self, rng: np.random.Generator) -> Vector:
-        """As ``sample``: uniform where the limits leave enough room, else by a walk towards them and along them."""
+        """As ``sample``.
+
+        Where the limits leave enough room, every choice is as likely as its dimension's others: members with few
+        encoders come more often than their share. Elsewhere by a walk towards the limits and along them.
+        """
         vector = self._draw(rng)
         if vector is None:
             vector = self._seek(rng)
@@ -257,6 +265,18 @@ class Space:
         return self.size() <= _ENUMERABLE
 
     # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _fixed_tree(self, base: ArchConfig) -> Tree:
+        """What no dimension changes: as dimensions are, the general goes before the special."""
+        tree = to_tree(base)
+        fixed = sorted((Dimension(path, (value,)) for path, value in self.fixed.items()), key=Dimension.precedence)
+        set_path(tree, NUM_ENCODERS, self.fixed.get(NUM_ENCODERS, len(base.encoders)))
+        if any(not dimension.is_active(tree) for dimension in fixed):
+            set_path(tree, NUM_ENCODERS, self.max_encoders)  # or a later encoder would copy an earlier one's value
+        for dimension in fixed:
+            if dimension.path != NUM_ENCODERS:
+                dimension.write(tree, 0)
+        return tree
 
     def _find_key(self, vector: Vector) -> str:
         return self.decode(vector).key()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from space import Limit, SpaceError, format_number, list_spaces, load_space, parse_number, parse_space
+from space.paths import get_path, to_tree
 
 GOOD = """\
 name: mine
@@ -189,3 +190,84 @@ def test_the_dimension_to_blame_is_named_not_the_first_that_it_spoils() -> None:
 )
 def test_the_two_sides_of_a_narrow_window_read_apart(limit: Limit, words: str) -> None:
     assert limit.describe() == words
+
+
+def _file(body: str) -> str:
+    return f"name: mine\nbase: crossvit_micro_32\n{body}"  # two encoders, widths 48 and 96, three heads each
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (
+            "dimensions:\n  branches.1.embed_dim: [96, 192]\n  branches.0.embed_dim: [50]",
+            r"line 5: branches\.0\.embed_dim: the choice 50 .*: branch 0: embed_dim 50 is not divisible",
+        ),
+        (
+            "dimensions:\n  branches.1.num_heads: [1, 2]\n  branches.0.num_heads: [5]",
+            r"line 5: branches\.0\.num_heads: the choice 5 .*: branch 0",
+        ),
+        (
+            "dimensions:\n  encoders.0.depths.1: [2, 3]\n  encoders.1.depths.1: [-1]",
+            r"line 5: encoders\.1\.depths\.1: the choice -1 .*: encoder 1",
+        ),
+        (
+            "fixed: {branches.0.embed_dim: 50}\ndimensions:\n  branches.1.embed_dim: [96, 192]",
+            r"line 3: branches\.0\.embed_dim: nothing can be built with 50: branch 0",
+        ),
+        (
+            "fixed: {encoders.7.fusion: none}\ndimensions:\n  num_encoders: [1, 2]",
+            r"line 3: encoders\.7\.fusion: no architecture of this space has that encoder; use 0 to 1",
+        ),
+        (
+            "dimensions:\n  num_encoders: [1, 2]\n  encoders.5.fusion: [none, class_token]",
+            r"line 5: encoders\.5\.fusion: no architecture of this space has that encoder; use 0 to 1",
+        ),
+        (
+            "fixed: {branches.1.image_size: 16}\ndimensions:\n  image_size: [32]",
+            r"line 3: branches\.1\.image_size is fixed, and the dimension image_size varies it",
+        ),
+        (
+            "dimensions:\n  branches.*.image_size: [32, [32, 32]]",
+            r"line 4: branches\.\*\.image_size: 32 and \[32, 32\] mean the same; leave one out",
+        ),
+        (
+            "dimensions:\n  encoders.1.windows: [[0, 0], []]",
+            r"line 4: encoders\.1\.windows: \[0, 0\] and \[\] mean the same; leave one out",
+        ),
+        ("dimensions: &d {num_encoders: *d}", r"mine\.yaml: an anchor \(&\) holds itself \(\*\); write the values out"),
+    ],
+)
+def test_the_entry_that_is_wrong_is_named(body: str, says: str) -> None:
+    with pytest.raises(SpaceError, match=says):
+        parse_space(_file(body), "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("fixed", "dimensions", "path", "expected"),
+    [
+        ("branches.1.image_size: 16, image_size: 32", "num_encoders: [1, 2]", "branches.1.image_size", (16, 16)),
+        ("encoders.0.fusion: none, encoders.*.fusion: class_token", "num_encoders: [2]", "encoders.0.fusion", "none"),
+        (
+            "encoders.0.fusion: none, encoders.*.fusion: class_token",
+            "num_encoders: [2]",
+            "encoders.1.fusion",
+            "class_token",
+        ),
+        ("encoders.0.depths.1: 3, encoders.*.depths: [1, 2]", "num_encoders: [2]", "encoders.0.depths", [1, 3]),
+        ("encoders.2.fusion: none", "num_encoders: [3]", "encoders.2.fusion", "none"),
+        ("encoders.2.fusion: none", "num_encoders: [4]", "encoders.3.fusion", "cross_attention"),
+        ("num_encoders: 3, encoders.2.fusion: none", "branches.0.embed_dim: [48]", "encoders.2.fusion", "none"),
+    ],
+)
+def test_what_is_fixed_holds_whatever_its_order(fixed: str, dimensions: str, path: str, expected: object) -> None:
+    space = parse_space(_file(f"fixed: {{{fixed}}}\ndimensions: {{{dimensions}}}"), "mine.yaml").space
+    for member in (space.decode((0,)), space.for_data(num_classes=3, in_channels=1).decode((0,))):
+        assert get_path(to_tree(member), path) == [expected]
+
+
+def test_a_choice_that_few_combinations_have_can_be_built() -> None:
+    primes = [p for p in range(2, 80) if all(p % q for q in range(2, p))]
+    lines = [f"  branches.{b}.{name}: {primes}" for b in (0, 1) for name in ("embed_dim", "num_heads")]
+    space = parse_space(_file("dimensions:\n" + "\n".join(lines)), "mine.yaml").space
+    assert space.size() == len(primes) ** 4
