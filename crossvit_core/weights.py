@@ -73,7 +73,7 @@ def load_model(path: str | Path, arch: ArchConfig | None = None) -> CrossViT:
     with torch.device("meta"):
         model = build_model(stored)
     try:
-        model.load_state_dict(tensors, assign=True)
+        model.load_state_dict(_without_unread(tensors, model), assign=True)
     except RuntimeError as error:
         raise WeightsError(f"{path}: its tensors do not fit the architecture it names: {error}") from error
     return model.eval()
@@ -103,6 +103,8 @@ def load_checkpoint(
     """
     tensors, source = read_state_dict(path, ema=ema), _architecture_if_ours(Path(path))
     expected = model.state_dict()
+    if source is not None:
+        tensors = _without_unread(tensors, model)
     found = differences(tensors, expected)
     if not all(item.of_classifier or item.of_image_size for item in found):
         raise WeightsError(f"{path} holds another architecture: {described(found, tensors)}")
@@ -115,6 +117,12 @@ def load_checkpoint(
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
         tensors |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith("head.")}
     model.load_state_dict(tensors)
+
+
+def _without_unread(tensors: dict[str, Tensor], model: CrossViT) -> dict[str, Tensor]:
+    """Earlier files of this format hold convolutions behind which nothing reads: now they are not built."""
+    built = set(model.state_dict())
+    return {name: tensor for name, tensor in tensors.items() if ".conv_path." not in name or name in built}
 
 
 def _sizes_differ(found: list[Difference], source: ArchConfig | None, arch: ArchConfig) -> bool:

@@ -7,14 +7,17 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from crossvit_core.config import EncoderConfig
 from crossvit_core.fusion import reference_form
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.positions import resize_model
@@ -29,6 +32,10 @@ from crossvit_core.weights import (
 )
 
 NANO = PRESETS["crossvit_nano_16"]
+WITH_CONVOLUTIONS = NANO.replace(
+    branches=tuple(replace(branch, conv_path=True) for branch in NANO.branches),
+    encoders=(EncoderConfig(depths=(2, 1), fusion="none"),),
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -48,6 +55,27 @@ def test_a_loaded_network_can_be_trained_further(tmp_path: Path) -> None:
     loaded(torch.randn(2, 3, 16, 16)).sum().backward()
     assert loaded.head[0].weight.grad is not None
     assert all((parameter.grad is not None) is parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("load", [load_model, lambda path: _loaded(path)], ids=["load_model", "load_checkpoint"])
+def test_convolutions_that_nothing_reads_are_left_out(tmp_path: Path, load: Callable[[Path], CrossViT]) -> None:
+    """As earlier versions built, trained and saved them in the last blocks of branches."""
+    path = tmp_path / "w.safetensors"
+    model = build_model(WITH_CONVOLUTIONS).eval()
+    save_weights(path, model)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    unread = {f"blocks.0.blocks.1.0.conv_path.convs.0.{name}": torch.ones(3) for name in ("weight", "bias")}
+    save_file({**load_file(path), **unread}, path, header)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(load(path).eval()(images), model(images))
+
+
+def _loaded(path: Path) -> CrossViT:
+    model = build_model(WITH_CONVOLUTIONS)
+    load_checkpoint(model, path)
+    return model
 
 
 def test_metadata_comes_back(tmp_path: Path) -> None:
