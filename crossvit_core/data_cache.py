@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-_FORMAT = 2
+_FORMAT = 3
 _CHUNK_BYTES = 1 << 24
 _REPLACED = "replaced"
 _ABANDONED_SECONDS = 86_400

@@ -13,7 +13,7 @@ from crossvit_core.config import Size
 from crossvit_core.data_source import DataError, Part
 
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
-_EXIF_FORMATS = ("JPEG", "MPO", "WEBP")  # TIFFs are turned by Pillow; PNGs with a turn are unheard of
+_EXIF_FORMATS = ("JPEG", "MPO", "WEBP", "AVIF")  # TIFFs are turned by Pillow; PNGs with a turn are unheard of
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)
 _BROKEN_SHOWN = 10
 _LEAST_16_BIT = 0x1000  # a set whose brightest pixel is a sixteenth of white holds 12 bits or fewer
@@ -126,4 +126,6 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise DataError(f"pixels reach {values.min()}..{values.max()}; store 8 or 16 bits")
+    if isinstance(image.info.get("transparency"), int):  # a PNG's value that stands for nothing
+        values[values == image.info["transparency"]] = 0xFFFF
     return Image.fromarray((values >> 8).astype(np.uint8))

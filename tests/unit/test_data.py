@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from crossvit_core.data import DataError, ImageData, load_dataset, open_cached
 
@@ -19,6 +19,9 @@ def draw(seed: int, size: tuple[int, int] = (8, 8), channels: int = 3) -> np.nda
     """A reproducible image, uint8 (H, W) or (H, W, 3)."""
     shape = size if channels == 1 else (*size, 3)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+HAS_AVIF = "avif" in features.get_supported_modules()
 
 
 def write_classes(
@@ -227,9 +230,22 @@ class TestFolder:
         found = load_dataset(str(tmp_path), in_channels=3).images[0]
         np.testing.assert_allclose(found, colours * share + 255 * (1 - share), atol=1.01)
 
-    def test_a_photograph_is_turned_as_its_camera_says(self, tmp_path: Path) -> None:
-        write_classes(tmp_path, suffix="jpg", size=(16, 8))
-        for path in tmp_path.rglob("*.jpg"):
+    def test_a_transparent_value_of_16_bits_is_white(self, tmp_path: Path) -> None:
+        write_classes(tmp_path, channels=1)
+        values = np.full((8, 8), 20_000, np.uint16)
+        values[0] = 40_000
+        Image.fromarray(values).save(tmp_path / "cat" / "000.png", transparency=40_000)
+        found = load_dataset(str(tmp_path), in_channels=1).images[0, :, :, 0]
+        assert (found[0] == 255).all()
+        assert (found[1:] == 20_000 >> 8).all()
+
+    @pytest.mark.parametrize(
+        "suffix",
+        ["jpg", "webp", pytest.param("avif", marks=pytest.mark.skipif(not HAS_AVIF, reason="Pillow without AVIF"))],
+    )
+    def test_a_photograph_is_turned_as_its_camera_says(self, suffix: str, tmp_path: Path) -> None:
+        write_classes(tmp_path, suffix=suffix, size=(16, 8))
+        for path in tmp_path.rglob(f"*.{suffix}"):
             picture = Image.open(path)
             exif = picture.getexif()
             exif[0x0112] = 6  # to be turned by a quarter clockwise
