@@ -19,8 +19,8 @@ _CONV_PATH = ("conv_path", "conv_channels_per_group", "conv_ratio", "conv_depth"
 def canonical(arch: ArchConfig) -> dict[str, Any]:
     """``to_dict`` with everything folded that cannot change the function computed.
 
-    Fusions stay apart even in a last encoder, where pairwise sums patches that no one reads and so does what class-token
-    fusion does: in the paper's form, which limits and plots count, they cost differently.
+    Fusions stay apart even in a last encoder, where pairwise sums patches that no one reads and so does what
+    class-token fusion does: in the paper's form, which limits and plots count, they cost differently.
     """
     arch = _with_folded_options(arch)
     arch = _merge_unfused(arch.replace(encoders=tuple(_fold_encoder(encoder, arch) for encoder in arch.encoders)))

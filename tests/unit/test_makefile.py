@@ -1,0 +1,85 @@
+"""What make hands to the command: every variable as it was given, and nothing that was not understood."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    """``make -n`` as a user types it, the environment taken as installed."""
+    return subprocess.run(
+        ["make", "-n", "--no-print-directory", "-o", ".venv/.installed", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def arguments(*words: str) -> list[str]:
+    """What a shell would call with."""
+    done = make(*words)
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stdout.replace("\\\n", " ").splitlines() if "bin/crossvit" in line]
+    called = shlex.split(line)
+    return called[called.index(".venv/bin/crossvit") + 1 :]
+
+
+@pytest.mark.parametrize("value", ["0", "no", "false", "off"])
+@pytest.mark.parametrize(
+    ("words", "variable", "switch"),
+    [
+        (("select", "STUDY=a"), "OPEN_TEST", "--open-test"),
+        (("export", "STUDY=a", "TRIAL=1"), "FORCE", "--force"),
+        (("bench", "STUDY=a", "BASELINES=x"), "TRAIN", "--train"),
+        (("search",), "DETERMINISTIC", "--deterministic"),
+        (("search",), "DASHBOARD", "--dashboard"),
+        (("search",), "TENSORBOARD", "--tensorboard"),
+        (("status", "STUDY=a"), "FOLLOW", "--follow"),
+    ],
+)
+def test_a_switch_that_is_off_is_off(words: tuple[str, ...], variable: str, switch: str, value: str) -> None:
+    assert switch not in arguments(*words, f"{variable}={value}")
+    assert switch in arguments(*words, f"{variable}=1")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("select", "STUDY=a", "OPEN_TEST=maybe"), "OPEN_TEST=maybe is neither on nor off; use 1 or 0"),
+        (("search", "TRIALZ=3"), "unknown variable TRIALZ; known: SPACE DATA"),
+        (("search", "space=small"), "unknown variable space; known: SPACE DATA"),
+        (("search", "small"), "no target small; a space is named by SPACE=small"),
+        (("status",), "STUDY= is missing"),
+        (("export", "STUDY=a"), "TRIAL= is missing"),
+    ],
+)
+def test_what_is_not_understood_is_refused(words: tuple[str, ...], says: str) -> None:
+    done = make(*words)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "crossvit" not in done.stdout
+
+
+@pytest.mark.parametrize("value", ["/d/it's mine", '/d/a"b', "/d/a`id`b", "/d/a;b & c", "/d/ä ö"])
+def test_a_path_reaches_the_command_as_it_is(value: str) -> None:
+    words = arguments("search", f"DATA={value}")
+    assert words[words.index("--data") + 1] == value
+
+
+def test_variables_with_several_words_and_commas() -> None:
+    words = arguments(
+        "search", "SPACE=smoke", "OBJECTIVES=val_accuracy,macs", "ENQUEUE=a.json other:17", "RUNS_DIR=x y"
+    )
+    assert words[0] == "search"
+    assert [words[index + 1] for index, word in enumerate(words) if word == "--enqueue"] == ["a.json", "other:17"]
+    assert words[words.index("--objectives") + 1] == "val_accuracy,macs"
+    assert words[words.index("--runs-dir") + 1] == "x y"
+    assert arguments("report", "STUDY=a b") == ["report", "a", "b"]
+    assert arguments("bench", "STUDY=a", "SEEDS=3") == ["bench", "a", "--seeds", "3"]
