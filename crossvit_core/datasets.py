@@ -48,7 +48,7 @@ def _allowed() -> str:
 
 def _nearest(name: str, path: Path) -> str:
     siblings = []
-    if path.parent.is_dir() and path.name:
+    if path.parent.is_dir() and path.absolute().parent != Path(path.anchor or "/"):  # nobody's images lie in the root
         siblings = [str(entry) for entry in sorted(path.parent.iterdir()) if _may_hold_images(entry)]
     torch_names = [f"torch/{known}" for known in TORCH_NAMES] if name.startswith("torch") else []
     return suggest(name, [*DATASETS, *torch_names, *siblings[:_SUGGESTED_SIBLINGS]])

@@ -50,6 +50,8 @@ with torch.no_grad():
 print(tuple(logits.shape), logits.argmax(1).tolist())
 """
 
+STANDALONE = ("onnx", "torch_export")  # formats that need nothing of this package to be loaded
+
 SNIPPETS: dict[str, str] = {
     "onnx": _ONNX,
     "torch_export": _PROGRAM + _RUN_IN_TORCH,

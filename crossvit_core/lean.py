@@ -97,10 +97,16 @@ def is_plain_linear(layer: nn.Module) -> bool:
     if type(layer) is not nn.Linear or "forward" in layer.__dict__:
         return False
     own = layer._parameters
-    plain = type(own.get("weight")) is nn.Parameter and type(own.get("bias")) is nn.Parameter
-    return plain and not (
-        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return (
+        _is_plain_tensor(own.get("weight"))
+        and _is_plain_tensor(own.get("bias"))
+        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
     )
+
+
+def _is_plain_tensor(weight: Tensor | None) -> bool:
+    """Export puts tensors of a kind of its own in the place of weights, which do whatever those do."""
+    return weight is not None and (type(weight) in (nn.Parameter, Tensor) or torch.compiler.is_compiling())
 
 
 def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:

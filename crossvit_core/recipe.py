@@ -63,7 +63,15 @@ class TrainRecipe:
         for name in data:
             if name not in known:
                 raise RecipeError(f"unknown training setting {name!r}; {suggest(str(name), known)}")
-        return cls(**data)
+        return cls(**{name: _unquoted(value) for name, value in data.items()})
+
+
+def _unquoted(value: Any) -> Any:
+    """YAML takes 1e-3 for a text, since its numbers have a point."""
+    try:
+        return float(value) if isinstance(value, str) and "e" in value.lower() else value
+    except ValueError:
+        return value
 
 
 def recipe_fields() -> list[str]:

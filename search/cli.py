@@ -38,14 +38,20 @@ def main() -> NoReturn:
     """Run the command; turn what a user can mend into one line and exit code 2, what failed on the way into 1."""
     interrupt.arm()
     try:
-        code = app(standalone_mode=False)  # typer answers a KeyboardInterrupt by giving back 130
+        code = _run()
     except KeyboardInterrupt:
         code = interrupt.EXIT_INTERRUPTED
-    except Exception as error:
-        _fail_with(error)
     if code == interrupt.EXIT_INTERRUPTED:
         _fail("interrupted", code)
     raise SystemExit(0)
+
+
+def _run() -> int | None:
+    try:
+        code: int | None = app(standalone_mode=False)  # typer answers a KeyboardInterrupt by giving back 130
+    except Exception as error:
+        _fail_with(error)
+    return code
 
 
 def _fail_with(error: Exception) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from results.memory import REPLAYED, check_fits
+from results.records import Asked
 from results.store import StoreError, StudyStore
 from search.environment import describe_environment
 from search.stopping import Stopping
@@ -42,9 +43,17 @@ def open_store(study: Study) -> StudyStore:
 def _go_on(store: StudyStore, name: str, asked: dict[str, Any]) -> None:
     _check_same_study(name, store.study, asked)
     check_fits(store.path, REPLAYED, "going on with a search")
+    asked = {**asked, "trials": _trials_to_note(store, asked["trials"])}
     changed = {part: asked[part] for part in _CHANGEABLE if store.study.get(part) != asked[part]}
     if changed:
         store.write_json("study.json", {**store.study, **changed})
+
+
+def _trials_to_note(store: StudyStore, trials: int) -> int:
+    """A study that is asked for fewer trials than it had keeps those that it has begun."""
+    if trials >= store.study.get("trials", 0):
+        return trials
+    return max(trials, sum(isinstance(event, Asked) for event in store.events()))
 
 
 def _check_same_study(name: str, stored: dict[str, Any], asked: dict[str, Any]) -> None:

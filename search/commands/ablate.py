@@ -130,10 +130,12 @@ def _run(ablation: Ablation, config: AblationConfig, executor: Executor) -> None
 
 
 def _headline(ablation: Ablation, config: AblationConfig) -> str:
+    from results.units import plural
+
     names = ", ".join(variant.name for variant in ablation.variants)
     return (
         f"study {ablation.name}: {config.dimension} = {names} on {ablation.ablated['base']}, "
-        f"{ablation.seeds} seeds each ({ablation.trials} trainings of {ablation.plan.recipe.epochs} epochs), "
+        f"{ablation.seeds} seeds each ({ablation.trials} trainings of {plural(ablation.plan.recipe.epochs, 'epoch')}), "
         f"{ablation.data.name}, compared with {ablation.ablated['reference']}"
     )
 

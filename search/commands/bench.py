@@ -47,7 +47,9 @@ def bench(
 
     names = split_list(networks)
     if study is None and not names:
-        raise typer.BadParameter("name a study, or networks with --models timm:NAME,...", param_hint="STUDY")
+        raise typer.BadParameter(
+            "name a study, or networks with --models timm:NAME,... (make: STUDY=, BASELINES=)", param_hint="STUDY"
+        )
     if study is not None and (image_size or batch_size or out):
         raise typer.BadParameter("a study has its own --image-size, --batch-size and folder; leave them out")
     if train and (study is None or not names):

@@ -42,7 +42,7 @@ def export(
 
 def show_export(outcome: TrialExport, console: Console) -> None:
     """What was exported, how it was checked, how fast it is, and how to load it."""
-    from crossvit_core.export_snippets import snippet
+    from crossvit_core.export_snippets import STANDALONE, snippet
 
     path = outcome.exported.path
     lines = [
@@ -50,7 +50,7 @@ def show_export(outcome: TrialExport, console: Console) -> None:
         *_agreement_lines(outcome),
         *_speed_lines(outcome),
         f"saved: {path} ({path.stat().st_size / 1e6:.2f} MB), what was measured in {path.name}.json",
-        "to load it anywhere:",
+        "to load it anywhere:" if outcome.format_name in STANDALONE else "to load it where this package is installed:",
     ]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

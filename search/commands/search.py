@@ -138,13 +138,15 @@ def _search(config: StudyConfig) -> None:
 
 
 def _headline(study: Study) -> str:
+    from results.units import plural
+
     space, data = study.space, study.data
     limits = ", ".join(limit.describe() for limit in (*space.limits, *study.plan.measure.limits))
     return (
         f"study {study.name}: {study.trials} trials over {space.size():,} architectures"
         f"{f' ({limits})' if limits else ''}, {data.name} "
         f"({len(data.splits['train'])} training and {len(data.splits['val'])} validation images, "
-        f"{data.num_classes} classes), {study.plan.recipe.epochs} epochs each"
+        f"{data.num_classes} classes), {plural(study.plan.recipe.epochs, 'epoch')} each"
     )
 
 
@@ -154,10 +156,11 @@ def _show_next(study: Study, session: Session, console: Console) -> None:
     if session.stop_reason:
         console.print("next: open the report", markup=False)
         return
-    lines = (
+    lines: tuple[str, ...] = (
         "next: open the report; choose what to deploy with",
         f"  {in_runs_dir(f'make select STUDY={study.name}', study.path.parent)}",
-        "or go on searching with",
-        f"  {command_line(trials=2 * study.trials)}",
     )
+    more = min(2 * session.trials, study.space.size())
+    if more > session.trials:
+        lines += ("or go on searching with", f"  {command_line(trials=more)}")
     console.print("\n".join(lines), markup=False, soft_wrap=True)

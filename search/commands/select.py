@@ -173,7 +173,7 @@ def _headline(retraining: Retraining) -> str:
     archs = len({item.arch.key() for item in retraining.items})
     data = retraining.described["data"]["name"]
     runs = f"{plural(archs, 'architecture')}, {plural(len(retraining.items), 'run')}"
-    return f"study {retraining.path.name}: {runs} on {data}, {retraining.plan.recipe.epochs} epochs each"
+    return f"study {retraining.path.name}: {runs} on {data}, {plural(retraining.plan.recipe.epochs, 'epoch')} each"
 
 
 def _parse_trials(text: str | None) -> tuple[int, ...]:

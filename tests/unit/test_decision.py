@@ -117,6 +117,23 @@ def test_advice_that_was_followed_is_not_given_again(retrained: Any) -> None:
     assert "10 ±5.0%" in text[text.index("Read with care") :]
 
 
+@pytest.mark.parametrize(
+    ("flags", "advice"),
+    [
+        (((), (), ()), "Quote those."),
+        (((), ("contended", "drift"), ()), "1 of 3 carry a sign of trouble"),
+        ((("spread",),) * 3, "All of them carry a sign of trouble"),
+    ],
+)
+def test_timings_with_a_sign_of_trouble_are_not_to_be_quoted(retrained: Any, flags: Any, advice: str) -> None:
+    rows = [{"trial": t, "ips": 10.0, "iqr": 1.0, "flags": list(each)} for t, each in zip((0, 2, 3), flags)]
+    (retrained.path / "bench.json").write_text(json.dumps({"device": {}, "timings": rows}), encoding="utf-8")
+    text = report_of(retrained.path)
+    assert advice in text
+    assert ("Quote those." in text) is not any(flags)
+    assert all(f"({', '.join(each)})" in text for each in flags if each)
+
+
 def test_a_front_that_was_timed_in_part_is_still_to_be_timed(typical_study: Any) -> None:
     content = {"device": {}, "timings": [{"trial": 0, "ips": 10.0, "iqr": 1.0}]}
     (typical_study.path / "bench.json").write_text(json.dumps(content), encoding="utf-8")

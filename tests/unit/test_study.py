@@ -158,6 +158,13 @@ def test_a_share_of_gpus_that_are_not_there_is_refused(monkeypatch: pytest.Monke
         make_executor(StudyConfig(executor="local", gpus_per_trial=1.0))
 
 
+def test_a_study_asked_for_fewer_trials_keeps_those_that_it_has(tmp_path: Path) -> None:
+    run_study(resolve(tmp_path, space="smoke", trials=3), InProcessExecutor(SyntheticEvaluation()))
+    for trials, noted in ((5, 5), (4, 4), (2, 3), (9, 9)):
+        with open_store(resolve(tmp_path, space="smoke", trials=trials)) as store:
+            assert store.study["trials"] == noted
+
+
 def test_what_differs_from_a_study_that_goes_on_is_said(tmp_path: Path) -> None:
     limited = resolve(tmp_path, space=write_space(tmp_path, f"{SPACE}limits: {{macs: {{max: 1M}}}}\n"), data="digits")
     open_store(limited).close()
