@@ -12,11 +12,12 @@ import contextlib
 import gc
 import logging
 import math
+import os
 import signal
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from search.executors.ray_start import (
     set_environment,
 )
 from search.executors.tune_parts import AsksSession, EndsOnError, EvaluatesTrials, PullsTrials, WatchesTime
+from search.interrupt import descendants
 from search.plan import Plan
 from search.session import Session
 
@@ -43,6 +45,10 @@ _MAX_RUNS_FOR_NOTHING = 3
 
 # What Tune keeps of a trial takes some 30 kB; a new run starts new workers, which takes about 10 s.
 _TRIALS_PER_RUN = 1000
+
+
+class _StartTimeoutError(ExecutorError):
+    """Ray was not up in its time: the machine may be busy."""
 
 
 class RayExecutor:
@@ -72,8 +78,12 @@ class RayExecutor:
         runs_for_nothing = 0
         while not session.is_over():
             only = only_device(plan.device) if self._address is None else contextlib.nullcontext()
-            with only, scratch_folder() as scratch, ray_speaks_on_stderr(), self._cluster(Path(scratch)):
-                crash, heard = self._run_once(session, plan, Path(scratch))
+            crash: str | None
+            try:
+                with only, scratch_folder() as scratch, ray_speaks_on_stderr(), self._cluster(Path(scratch)):
+                    crash, heard = self._run_once(session, plan, Path(scratch))
+            except _StartTimeoutError as error:
+                crash, heard = str(error), 0
             if crash is None:
                 return
             runs_for_nothing = 0 if heard else runs_for_nothing + 1
@@ -102,17 +112,27 @@ class RayExecutor:
         except ImportError as error:
             raise ExecutorError(f"Ray is not installed ({error}); EXECUTOR=local runs without it") from error
         check_answers(self._address)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with _own_signals():
-                    ray.init(**self._options(scratch))
-        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-            raise ExecutorError(f"Ray did not start: {first_line(error)}; EXECUTOR=local runs without it") from error
+        self._start(scratch)
         try:
             yield
         finally:
             ray.shutdown()
+
+    def _start(self, scratch: Path) -> None:
+        """Raises ExecutorError, with nothing of Ray left; it is a _StartTimeoutError where another try may do."""
+        import ray
+
+        others = descendants(os.getpid())
+        try:
+            with warnings.catch_warnings(), _own_signals():
+                warnings.simplefilter("ignore")
+                ray.init(**self._options(scratch))
+        except Exception as error:  # a bare one of Ray's where its node was not up after 30 s
+            ray.shutdown()
+            _kill_all_but(others)  # Ray forgets the processes of a node that did not come up
+            kind = _StartTimeoutError if "timed out" in str(error).lower() else ExecutorError
+            reason = first_line(error).rstrip(".")
+            raise kind(f"Ray did not start: {reason}; EXECUTOR=local runs without it") from error
 
     def _options(self, scratch: Path) -> dict[str, Any]:
         options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
@@ -166,6 +186,14 @@ def _own_signals() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+def _kill_all_but(others: Collection[int]) -> None:
+    """Of the processes that this one started, and so on, leave these alone."""
+    for pid in descendants(os.getpid()):
+        if pid not in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _device_in_worker(asked: str, size: PoolSize) -> str:

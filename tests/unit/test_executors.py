@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from results.store import StudyStore
 from search.executors.base import Executor, ExecutorError
 from search.executors.local import InProcessExecutor, ProcessExecutor
 from search.executors.ray_tune import RayExecutor
+from search.interrupt import descendants
 from search.objectives import find_objectives
 from search.optuna_searcher import OptunaSearcher
 from search.plan import Plan
@@ -262,6 +264,90 @@ def test_without_ray_there_is_one_sentence(store: StudyStore, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ExecutorError, match=r"Ray is not installed .*; EXECUTOR=local runs without it"):
         RayExecutor(1).run(make_session(store, 1), PLAN)
+
+
+def living_descendants() -> set[int]:
+    return {pid for pid in descendants(os.getpid()) if is_alive(pid)}
+
+
+def is_alive(pid: int) -> bool:
+    """Not gone, and not a zombie either."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class StartsBadly:
+    """In the place of the package ray: raises ``error`` at every start."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.starts = 0
+
+    def init(self, **options: Any) -> None:
+        self.starts += 1
+        raise self.error
+
+    def shutdown(self) -> None:
+        return
+
+
+@pytest.mark.parametrize(
+    ("error", "starts", "sentence"),
+    [
+        (
+            Exception("The current node timed out during startup."),  # so bare does Ray raise it
+            3,
+            "Ray failed 3 times in a row; the last time: Ray did not start: "
+            "The current node timed out during startup; EXECUTOR=local runs without it",
+        ),
+        (ConnectionError("no route"), 1, "Ray did not start: no route; EXECUTOR=local runs without it"),
+        (Exception("no room"), 1, "Ray did not start: no room; EXECUTOR=local runs without it"),
+    ],
+)
+def test_a_start_of_ray_that_timed_out_is_tried_again(
+    store: StudyStore, monkeypatch: pytest.MonkeyPatch, error: Exception, starts: int, sentence: str
+) -> None:
+    ray = StartsBadly(error)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(ExecutorError, match=f"^{sentence}$"):
+        RayExecutor(1).run(make_session(store, 1), PLAN)
+    assert ray.starts == starts
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_after_a_start_of_ray_that_timed_out_nothing_of_it_is_left(
+    store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's first node is said to be late; Ray itself forgets the processes of such a node."""
+    import ray
+    from ray._private import services
+
+    init, get_node, others = ray.init, services.get_node, living_descendants()
+    found: list[set[int]] = []
+    begun: set[int] = set()
+
+    def start(**options: Any) -> Any:
+        found.append(living_descendants() - others)
+        return init(**options)
+
+    def look(*arguments: Any) -> Any:
+        if len(found) == 1:
+            begun.update(living_descendants() - others)
+            raise Exception("The current node timed out during startup.")
+        return get_node(*arguments)
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(services, "get_node", look)
+    session = make_session(store, 1)
+    RayExecutor(1, evaluate=SyntheticEvaluation()).run(session, PLAN)
+    assert [outcome.status for outcome in session.outcomes] == ["ok"]
+    assert begun
+    assert found == [set(), set()]
 
 
 def test_local_workers_are_spread_over_the_gpus(store: StudyStore, tmp_path: Path) -> None:
