@@ -77,9 +77,11 @@ class Session:
         self._taken: set[str] = set()
         self._finished: dict[int, Finished] = {}
         self._rungs: dict[tuple[int, int], Rung] = {}
+        self._last_rungs: dict[int, Rung] = {}
         self._attempts: dict[int, int] = {}
         self._running: set[int] = set()
         self._losses: dict[int, int] = {}
+        self._lost_seconds: dict[int, float] = {}
         self._alone: set[int] = set()
         self._failures_in_a_row = 0
         self._failed_starts_in_a_row = 0
@@ -140,7 +142,7 @@ class Session:
         if place not in self._rungs:
             verdict = self._stopping.decide(rung)
             metrics = {**rung.metrics, **verdict.why}
-            self._rungs[place] = self._write(dataclasses.replace(rung, metrics=metrics, decision=verdict.decision))
+            self._add_rung(self._write(dataclasses.replace(rung, metrics=metrics, decision=verdict.decision)))
         return self._rungs[place].decision
 
     def record(self, finished: Finished) -> None:
@@ -154,19 +156,23 @@ class Session:
             return
         if finished.status == "stopped":
             finished = self._with_reasons(finished)
+        elif finished.status in ("failed", "lost") and not finished.metrics:
+            finished = self._with_last_rung(finished)
         self._finished[finished.trial] = self._write(finished)
         self._watch_failures(finished)
 
-    def record_lost(self, trial: Trial, reason: str, *, started: bool = True) -> None:
+    def record_lost(self, trial: Trial, reason: str, *, started: bool = True, seconds: float = 0.0) -> None:
         """A worker or its machine died under this trial: hand it out again, or give it up after MAX_ATTEMPTS.
 
-        ``started`` is False when the worker had not begun with it, which is not held against the trial. Raises
-        StudyFailedError once MAX_FAILED_STARTS_IN_A_ROW workers have not come so far as to begin.
+        ``started`` is False when the worker had not begun with it, which is not held against the trial. ``seconds`` is
+        what the attempt took as far as the driver knows. Raises StudyFailedError once MAX_FAILED_STARTS_IN_A_ROW
+        workers have not come so far as to begin.
         """
         self._running.discard(trial.number)
         if trial.number in self._finished:
             return
         self._watch_starts(started, reason)
+        self._lost_seconds[trial.number] = self._lost_seconds.get(trial.number, 0.0) + seconds
         losses = self._losses[trial.number] = self._losses.get(trial.number, 0) + started
         if losses < MAX_ATTEMPTS:
             self._waiting.append(trial.number)
@@ -212,6 +218,17 @@ class Session:
         """A trial that was stopped keeps what its last rung says, and why."""
         rung = self._rungs.get((stopped.trial, int(stopped.metrics.get("epochs", 0))))
         return stopped if rung is None else dataclasses.replace(stopped, metrics={**rung.metrics, **stopped.metrics})
+
+    def _with_last_rung(self, ended: Finished) -> Finished:
+        """A trial that no evaluation brought to its end keeps what its last rung says, and what all of it took.
+
+        Attempts under earlier drivers are known from the rung alone, what came after it from the clocks alone.
+        """
+        rung = self._last_rungs.get(ended.trial)
+        metrics = {} if rung is None else {**rung.metrics, "epochs": rung.epoch}
+        clocks = self._lost_seconds.get(ended.trial, 0.0) + ended.seconds
+        seconds = round(max(clocks, worker_seconds(metrics)), 3)
+        return dataclasses.replace(ended, metrics=metrics, seconds=seconds)
 
     def _settle_stopped(self) -> None:
         """Record what was decided when the driver died before it was acted on: no epoch is trained for it again."""
@@ -263,6 +280,10 @@ class Session:
         self._asked[asked.trial] = asked
         self._taken.add(asked.arch_key)
 
+    def _add_rung(self, rung: Rung) -> None:
+        self._rungs[(rung.trial, rung.epoch)] = rung
+        self._last_rungs[rung.trial] = rung
+
     def _begin(self) -> None:
         """Once in a process, before whatever it writes or hands out first: time is counted from here."""
         if not self._begun:
@@ -283,7 +304,7 @@ class Session:
                 self._add_asked(event)
                 self._searcher.restore(event)
             elif isinstance(event, Rung):
-                self._rungs[(event.trial, event.epoch)] = event
+                self._add_rung(event)
             elif isinstance(event, Finished):
                 self._finished[event.trial] = event
             self._observe(event)

@@ -152,7 +152,8 @@ class Conversation:
         elif loss.kind == "defect":
             self._session.record(broken_outcome(run.trial, loss.reason, self._seconds(run)))
         else:
-            self._session.record_lost(run.trial, loss.reason, started=run.begun is not None)
+            started, seconds = run.begun is not None, self._seconds(run)
+            self._session.record_lost(run.trial, loss.reason, started=started, seconds=seconds)
 
     def _seconds(self, run: _UnderWay) -> float:
         """Since the worker began: waiting for a place, and for a process there, is no work on the trial."""

@@ -62,7 +62,7 @@ class WorkerProcess:
             self._let_go()
             self.process.join(_STOP_SECONDS)
             reason = f"its worker process ended with code {self.process.exitcode}"
-            session.record_lost(trial, reason, started=self._begun is not None)
+            session.record_lost(trial, reason, started=self._begun is not None, seconds=self._seconds())
             return False
         self._hear()
         if isinstance(event, Finished):

@@ -7,21 +7,31 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crossvit_core.recipe import TrainRecipe
-from results.records import Finished, Rung
+from results.frame import build_frame, complete, front
+from results.records import Asked, Finished, Rung
 from results.store import StudyStore
+from search.budget import Budget, Spending
 from search.executors.base import TrialQueue, run_guarded, spoils_worker
 from search.executors.conversation import Conversation, Loss, pack_event, pack_trial, unpack_trial
 from search.executors.local import InProcessExecutor
 from search.executors.worker_process import WorkerProcess
 from search.objectives import find_objectives
 from search.optuna_searcher import OptunaSearcher
-from search.outcomes import broken_outcome, is_memory_error, out_of_memory_outcome, ran_out_of_memory, stopped_outcome
+from search.outcomes import (
+    broken_outcome,
+    is_memory_error,
+    out_of_memory_outcome,
+    overdue_outcome,
+    ran_out_of_memory,
+    stopped_outcome,
+)
 from search.plan import MeasurePlan, Plan
 from search.session import MAX_ATTEMPTS, MAX_FAILED_STARTS_IN_A_ROW, Session, StudyFailedError
 from search.synthetic import SyntheticEvaluation
@@ -36,10 +46,10 @@ OpenSession = Callable[..., Session]
 def open_session(tmp_path: Path) -> Iterator[OpenSession]:
     with StudyStore.create(tmp_path / "study", {}) as store:
 
-        def open_one(trials: int = 8) -> Session:
+        def open_one(trials: int = 8, spending: Spending | None = None) -> Session:
             objectives = find_objectives(("val_accuracy", "macs"))
             searcher = OptunaSearcher(load_space("small").space, objectives, sampler="random", trials=trials, seed=0)
-            return Session(store, searcher, trials=trials, seed=0)
+            return Session(store, searcher, trials=trials, seed=0, spending=spending)
 
         yield open_one
 
@@ -70,6 +80,49 @@ def test_a_trial_that_never_started_is_not_held_against_it(open_session: OpenSes
     for _ in range(MAX_ATTEMPTS):
         session.record_lost(take(session), "killed by signal 9")
     assert [(o.status, o.error) for o in session.outcomes] == [("lost", "lost 3 times; last: killed by signal 9")]
+
+
+def report_rung(session: Session, trial: Trial, **metrics: float) -> Rung:
+    rung = Rung(trial=trial.number, epoch=3, metrics={"val_accuracy": 0.5, **metrics}, decision="continue")
+    session.report(rung)
+    return rung
+
+
+def lose_for_good(session: Session, seconds: float) -> Finished:
+    """The outcome of trial 0, which reports a rung in its first attempt alone and dies after ``seconds`` in each."""
+    for attempt in range(MAX_ATTEMPTS):
+        trial = take(session)
+        if attempt == 0:
+            report_rung(session, trial, measure_seconds=2.0, train_seconds=30.0)
+        session.record_lost(trial, "killed by signal 9", seconds=seconds)
+    return session.outcomes[0]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(20.0, 60.0), (0.0, 32.0)])
+def test_a_lost_trial_keeps_what_its_last_rung_says_and_what_it_took(
+    open_session: OpenSession, seconds: float, expected: float
+) -> None:
+    """By the clocks of its attempts or, where earlier drivers had those, by the rung."""
+    session = open_session()
+    outcome = lose_for_good(session, seconds)
+    assert (outcome.status, outcome.seconds) == ("lost", expected)
+    assert outcome.metrics == {"val_accuracy": 0.5, "measure_seconds": 2.0, "train_seconds": 30.0, "epochs": 3}
+
+
+def test_what_a_lost_trial_took_is_spent(open_session: OpenSession) -> None:
+    session = open_session(spending=Spending(Budget(device_hours=60 / 3600)))
+    lose_for_good(session, 20.0)
+    assert session.next_trial() is None
+    assert session.stop_reason == "its 0.0166667 device-hours are spent"
+
+
+def test_a_lost_trial_with_an_accuracy_is_no_result(open_session: OpenSession) -> None:
+    session = open_session()
+    lost = lose_for_good(session, 1.0)
+    asked = Asked(trial=0, arch_key=lost.arch_key, arch=lost.arch, seed=0, source="tpe")
+    frame = build_frame([asked, dataclasses.replace(lost, metrics={**lost.metrics, "macs": 1e6})])
+    assert frame[["status", "val_accuracy", "macs"]].to_numpy().tolist() == [["lost", 0.5, 1e6]]
+    assert complete(frame, "macs").empty and front(frame).empty
 
 
 def test_workers_that_cannot_start_end_the_study_with_the_reason(open_session: OpenSession) -> None:
@@ -241,6 +294,34 @@ def test_a_run_is_overdue_once_and_from_its_beginning(open_session: OpenSession)
     assert "took longer than 1e-09 minutes" in session.outcomes[0].error
 
 
+@pytest.mark.parametrize("outcome", ["overdue", "memory", "defect"])
+def test_an_outcome_that_no_evaluation_brought_keeps_what_is_on_record(open_session: OpenSession, outcome: str) -> None:
+    """After an attempt of 100 s that was lost and a rung that knows of 32 s."""
+    session = open_session()
+    trial = take(session)
+    report_rung(session, trial, measure_seconds=2.0, train_seconds=30.0)
+    session.record_lost(trial, "killed by signal 9", seconds=100.0)
+    trial = dataclasses.replace(take(session), alone=True)
+    session.record(
+        {
+            "overdue": overdue_outcome(trial, 5, 300.0),
+            "memory": dataclasses.replace(too_big(trial), error="no", seconds=300.0),
+            "defect": broken_outcome(trial, "ValueError: no", 300.0),
+        }[outcome]
+    )
+    assert [(o.status, o.seconds, o.metrics.get("epochs")) for o in session.outcomes] == [("failed", 400.0, 3)]
+
+
+def test_what_an_evaluation_brings_itself_stands(open_session: OpenSession) -> None:
+    session = open_session()
+    trial = take(session)
+    report_rung(session, trial, train_seconds=30.0)
+    session.record_lost(trial, "killed by signal 9", seconds=100.0)
+    diverged = dataclasses.replace(broken_outcome(take(session), "the loss is not finite", 40.0), metrics={"macs": 1.0})
+    session.record(diverged)
+    assert [(o.seconds, o.metrics) for o in session.outcomes] == [(40.0, {"macs": 1.0})]
+
+
 class Stopping(Session):
     """Stops every trial at its first rung."""
 
@@ -270,11 +351,16 @@ def drive_in_process(session: Session, rung: Rung, pass_seconds: Callable[[float
     InProcessExecutor(report).run(session, PLAN)
 
 
-def drive_worker_process(session: Session, rung: Rung, pass_seconds: Callable[[float], None]) -> None:
-    """A worker's messages, without the process."""
+def fake_worker() -> tuple[WorkerProcess, Connection]:
+    """For a worker's messages, without the process: the driver's end, and where to send them."""
     worker = WorkerProcess(multiprocessing.get_context("spawn"), PLAN, None)
     worker.connection.close()
     worker.connection, far_end = multiprocessing.Pipe()
+    return worker, far_end
+
+
+def drive_worker_process(session: Session, rung: Rung, pass_seconds: Callable[[float], None]) -> None:
+    worker, far_end = fake_worker()
     worker.give(take(session))
     pass_seconds(100)
     far_end.send("begun")
@@ -285,6 +371,28 @@ def drive_worker_process(session: Session, rung: Rung, pass_seconds: Callable[[f
     worker.end()
 
 
+def drive_lost_process(session: Session, pass_seconds: Callable[[float], None]) -> None:
+    worker, far_end = fake_worker()
+    worker.give(take(session))
+    pass_seconds(100)
+    far_end.send("begun")
+    worker.settle(session)
+    pass_seconds(5)
+    far_end.close()
+    worker.process.kill()
+    worker.settle(session)
+    worker.end()
+
+
+def drive_lost_ray(session: Session, pass_seconds: Callable[[float], None]) -> None:
+    talk = talk_of(session)
+    talk.pull("a")
+    pass_seconds(100)
+    talk.begin("a")
+    pass_seconds(5)
+    talk.settle("a", None, Loss("infrastructure", "killed"))
+
+
 def drive_ray(session: Session, rung: Rung, pass_seconds: Callable[[float], None]) -> None:
     talk = talk_of(session)
     talk.pull("a")
@@ -292,6 +400,19 @@ def drive_ray(session: Session, rung: Rung, pass_seconds: Callable[[float], None
     talk.begin("a")
     pass_seconds(5)
     talk.goes_on("a", pack_event(rung))
+
+
+@pytest.mark.parametrize("drive", [drive_lost_process, drive_lost_ray])
+def test_the_clocks_of_lost_attempts_are_added_up(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch, drive: Callable[..., None]
+) -> None:
+    """From where each was begun, for which it waits 100 s here."""
+    moments = [1000.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: moments[-1])
+    session = open_session(trials=1)
+    for _ in range(MAX_ATTEMPTS):
+        drive(session, lambda passed: moments.append(moments[-1] + passed))
+    assert [(outcome.status, outcome.seconds) for outcome in session.outcomes] == [("lost", 15.0)]
 
 
 @pytest.mark.parametrize(
