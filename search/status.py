@@ -28,10 +28,10 @@ _REFRESH_SECONDS = 2.0
 class StudyStatus:
     """The standing of one study. ``None`` is what cannot be known yet.
 
-    ``counts`` has an entry per final status, ``open_trials`` are asked and not finished. ``rate`` is finished trials
-    per second over the last few, pauses between runs left out. ``age_seconds`` is since the last event; ``alive`` says
-    whether a process holds the study's lock; ``end`` is why the study is over, if it is; ``resume`` the command that
-    goes on.
+    ``budget`` is the study's number of trials, or how many were asked for if that is more. ``counts`` has an entry per
+    final status, ``open_trials`` are asked and not finished. ``rate`` is finished trials per second over the last few,
+    pauses between runs left out. ``age_seconds`` is since the last event; ``alive`` says whether a process holds the
+    study's lock; ``end`` is why the study is over, if it is; ``resume`` the command that goes on.
     """
 
     name: str
@@ -73,7 +73,7 @@ def read_status(study_dir: Path, clock: float | None = None) -> StudyStatus:
     now = time.time() if clock is None else clock
     return StudyStatus(
         name=study_dir.name,
-        budget=budget,
+        budget=max(budget, tally.asked()),
         counts=tally.counts,
         open_trials=len(tally.open),
         best_accuracy=tally.best_accuracy(),
@@ -168,6 +168,10 @@ class _Tally:
         if not self._front:
             return None
         return hypervolume(self._front, reference_point([(1.0, self._worst_cost)], self._corner))
+
+    def asked(self) -> int:
+        """How many trials there are, over or not: enqueued networks are asked for beyond the study's number, too."""
+        return sum(self.counts.values()) + len(self.open)
 
     def rate(self) -> float | None:
         """Finished trials per second over the last few."""
