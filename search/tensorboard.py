@@ -10,6 +10,10 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
+import struct
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +68,41 @@ def _epoch(rung: Rung) -> dict[str, float]:
 
 
 def _write_trial(target: Path, finished: Finished, curve: list[dict[str, float]]) -> None:
-    """A folder appears whole or not at all."""
-    from tensorboardX import SummaryWriter
+    """A folder appears whole or not at all. Raises OSError.
 
+    Not by tensorboardX's own writer: its thread and its hook at exit outlive an error, and raise it again.
+    """
+    records = b"".join(_record(event) for event in _trial_events(finished, curve))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    writer: Any = SummaryWriter(logdir=str(temporary))
     try:
-        writer.add_text("architecture", describe_columns(arch_columns(finished.arch)))
-        for epoch in curve:
-            for name, value in epoch.items():
-                if name != "epoch":
-                    writer.add_scalar(name, value, int(epoch["epoch"]))
-        for name, value in finished.metrics.items():
-            writer.add_scalar(f"final/{name}", value, len(curve))
-        writer.close()
+        temporary.mkdir(parents=True, exist_ok=True)
+        (temporary / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}").write_bytes(records)
         os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _trial_events(finished: Finished, curve: list[dict[str, float]]) -> Iterator[Any]:
+    """What TensorBoard is told of a trial: tensorboardX's ``Event``, the version of the file first."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar, text
+
+    now = time.time()
+    yield Event(wall_time=now, file_version="brain.Event:2")
+    words = describe_columns(arch_columns(finished.arch))
+    yield Event(wall_time=now, summary=text("architecture", words))
+    for epoch in curve:
+        for name, value in epoch.items():
+            if name != "epoch":
+                yield Event(wall_time=now, step=int(epoch["epoch"]), summary=scalar(name, value))
+    for name, value in finished.metrics.items():
+        yield Event(wall_time=now, step=len(curve), summary=scalar(f"final/{name}", value))
+
+
+def _record(event: Any) -> bytes:
+    """An event as a file of TensorBoard's holds it: length, checksum, data, checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return b"".join([length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data))])

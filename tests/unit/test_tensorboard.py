@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import struct
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,27 @@ from search.tensorboard import FOLDER, TensorBoardMirror
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorboardX") is None, reason="needs tensorboardX")
 
 
-def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """Tag to step to value, from the one event file of a trial (length, checksum, record, checksum)."""
+def read_events(folder: Path) -> Iterator[Any]:
+    """Of a file of records: length, checksum, data, checksum. TensorBoard passes over what its checksums belie."""
     from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
 
     (path,) = folder.iterdir()
+    assert ".tfevents." in path.name  # by which TensorBoard finds it
     data = path.read_bytes()
-    scalars: dict[str, dict[int, float]] = {}
     while data:
         (length,) = struct.unpack("<Q", data[:8])
-        event = Event.FromString(data[12 : 12 + length])
+        header, record = data[:8], data[12 : 12 + length]
+        assert data[8:12] == struct.pack("<I", masked_crc32c(header))
+        assert data[12 + length : 16 + length] == struct.pack("<I", masked_crc32c(record))
+        yield Event.FromString(record)
         data = data[16 + length :]
+
+
+def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Tag to step to value, from the one event file of a trial."""
+    scalars: dict[str, dict[int, float]] = {}
+    for event in read_events(folder):
         for value in event.summary.value:
             if value.HasField("simple_value"):
                 scalars.setdefault(value.tag, {})[event.step] = value.simple_value
@@ -42,6 +54,9 @@ def test_every_ended_trial_has_its_curve(typical_study: Any) -> None:
     scalars = read_scalars(folder / "00003")
     assert scalars["val_accuracy"] == {1: pytest.approx(0.5), 2: pytest.approx(0.95)}
     assert scalars["final/macs"] == {2: 800_000}
+    first, about, *_ = read_events(folder / "00003")
+    assert first.file_version == "brain.Event:2"
+    assert about.summary.value[0].tag == "architecture/text_summary"
     # A stopped trial whose worker left no curve has its rungs.
     assert read_scalars(folder / "00005")["val_accuracy"] == {1: pytest.approx(0.99)}
 
@@ -60,6 +75,19 @@ def test_it_follows_and_leaves_alone_what_is_there(typical_study: Any, capsys: p
         pass
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert capsys.readouterr().err == ""
+
+
+def test_a_disk_that_takes_no_more_costs_one_sentence(typical_study: Any) -> None:
+    """A process that may write no file of more than 100 bytes; to its very end, it says nothing else."""
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from pathlib import Path\n"
+        "from search.mirrors import open_mirrors\n"
+        f"with open_mirrors(('tensorboard',), Path({str(typical_study.path)!r})): pass"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.stderr == "crossvit: tensorboard is no longer kept up to date: [Errno 27] File too large\n"
+    assert run.returncode == 0
+    assert list((typical_study.path / FOLDER).iterdir()) == []
 
 
 def test_a_damaged_curve_falls_back_on_the_rungs(new_study: Callable[..., Any], tmp_path: Path) -> None:
