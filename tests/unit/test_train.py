@@ -146,7 +146,7 @@ def test_bad_settings_are_named(settings: dict[str, object], message: str) -> No
 
 def test_numbers_that_yaml_takes_for_text_are_numbers() -> None:
     assert TrainRecipe.from_dict({"lr": "1e-3", "ema_decay": "9E-1"}) == TrainRecipe(lr=0.001, ema_decay=0.9)
-    with pytest.raises(RecipeError, match="lr must be from 1e-08 to 100.0, got 'fast'"):
+    with pytest.raises(RecipeError, match=r"lr must be from 1e-08 to 100\.0, got 'fast'"):
         TrainRecipe.from_dict({"lr": "fast"})
 
 
