@@ -90,7 +90,8 @@ def load_decision(study_dir: Path, frame: pd.DataFrame, num_images: int, look: L
     then there are means and no intervals.
     """
     rows = frame.drop_duplicates("arch_key").set_index("arch_key", drop=False)
-    runs = {key: found for key, found in _fresh_accuracies(study_dir).items() if key in rows.index}
+    fresh = _fresh_accuracies(study_dir)
+    runs = {str(key): fresh[key] for key in rows.index if key in fresh}  # in the order of ``select``
     if not runs:
         return None
     kept = _read_kept(study_dir, runs)

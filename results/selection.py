@@ -21,10 +21,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaincinv, ndtr, ndtri
 
 from results.frame import front
 from results.metrics import ACCURACY, cost_metric
@@ -35,6 +37,8 @@ Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 
 _DRAWS = 40_000
+_DRAWS_OF_A_POINT = 10  # an even point tells as much of the chances as these draws, or more
+_STEPS = 64  # of the integral over the highest utility, from where it is not below to where it is not above
 _WIDEST = 8.0  # beyond, no candidate's lead would be doubted on account of the others
 
 
@@ -79,14 +83,35 @@ def judge(
     """Judge candidates by their accuracies on fresh seeds, scored on ``num_images`` validation images.
 
     ``groups[i]`` has one accuracy a seed; ``costs[i]`` decides between the indistinguishable, lower is better. Utility
-    is ``accuracy_weight`` times accuracy less ``handicaps[i]``. Equal input gives equal output. Raises ValueError for
-    a candidate without a finite accuracy.
+    is ``accuracy_weight`` times accuracy less ``handicaps[i]``. Equal input gives equal output, in whatever order the
+    candidates and their runs come. Raises ValueError for a candidate without a finite accuracy.
     """
     means = np.array([np.mean(group) if len(group) else math.nan for group in groups])
     if not len(means) or not np.isfinite(means).all() or num_images < 1:
         raise ValueError("each candidate needs at least one finite accuracy, on at least one image")
-    handicap = np.zeros(len(means)) if handicaps is None else np.asarray(handicaps, dtype=float)
-    leader = _first_best(accuracy_weight * means - handicap, costs)
+    candidates = [
+        _Candidate(tuple(sorted(group)), float(handicap), cost)
+        for group, handicap, cost in zip(groups, np.zeros(len(means)) if handicaps is None else handicaps, costs)
+    ]
+    # Draws depend on the order, and so do the last digits of sums: candidates are judged in one order of their own.
+    order = sorted(range(len(candidates)), key=lambda index: candidates[index])
+    found = _judge_sorted([candidates[index] for index in order], num_images, accuracy_weight, draws, seed)
+    return _put_back(found, order)
+
+
+class _Candidate(NamedTuple):
+    group: tuple[float, ...]
+    handicap: float
+    cost: float
+
+
+def _judge_sorted(
+    candidates: Sequence[_Candidate], num_images: int, accuracy_weight: float, draws: int, seed: int
+) -> Judgement:
+    groups, costs = [each.group for each in candidates], [each.cost for each in candidates]
+    handicaps = np.array([each.handicap for each in candidates])
+    means = np.array([np.mean(group) for group in groups])
+    leader = _first_best(accuracy_weight * means - handicaps, costs)
     dispersion, freedom = pooled_dispersion(groups, num_images)
     if not freedom:
         unknown = np.full(len(means), math.nan)
@@ -95,12 +120,26 @@ def judge(
     sampled = draw_accuracies(groups, num_images, draws=draws, seed=seed)
     tail = 50 * (1 - CONFIDENCE)
     lows, highs = np.percentile(sampled, [tail, 100 - tail], axis=0)
-    p_best = chances_of_best(
-        groups, num_images, accuracy_weight=accuracy_weight, handicaps=handicap, draws=draws, seed=seed
-    )
+    points = max(draws // _DRAWS_OF_A_POINT, 1)
+    p_best = chances_of_best(groups, num_images, accuracy_weight=accuracy_weight, handicaps=handicaps, points=points)
     contenders = _credible_set(p_best, leader)
     suggested = min(contenders, key=lambda index: (costs[index], -p_best[index]))
     return Judgement(means, lows, highs, p_best, leader, contenders, suggested, dispersion)
+
+
+def _put_back(found: Judgement, order: Sequence[int]) -> Judgement:
+    """The judgement with candidate ``order[i]`` where candidate i was."""
+    place = np.argsort(order)
+    return Judgement(
+        means=found.means[place],
+        lows=found.lows[place],
+        highs=found.highs[place],
+        p_best=found.p_best[place],
+        leader=order[found.leader],
+        contenders=tuple(order[index] for index in found.contenders),
+        suggested=order[found.suggested],
+        dispersion=found.dispersion,
+    )
 
 
 def pooled_dispersion(groups: Sequence[Sequence[float]], num_images: int) -> tuple[float, int]:
@@ -119,7 +158,8 @@ def draw_accuracies(groups: Sequence[Sequence[float]], num_images: int, *, draws
     """
     rng = np.random.default_rng(seed)
     means = np.array([np.mean(group) for group in groups])
-    spread = np.sqrt(_seed_variances(groups, num_images, draws, rng))
+    freedom = pooled_dispersion(groups, num_images)[1]
+    spread = np.sqrt(_seed_variances(groups, num_images, rng.chisquare(freedom, size=(draws, 1))))
     on_images = means + spread * rng.standard_normal(spread.shape)
     hits = num_images * np.clip(on_images, 0.0, 1.0)
     return rng.beta(hits + 0.5, num_images - hits + 0.5)
@@ -131,29 +171,55 @@ def chances_of_best(
     *,
     accuracy_weight: float = 1.0,
     handicaps: ArrayLike = 0.0,
-    draws: int = _DRAWS,
-    seed: int = 0,
+    points: int = _DRAWS // _DRAWS_OF_A_POINT,
 ) -> Floats:
     """The probability of each candidate that its true utility is the highest; they sum to 1.
 
     The hierarchical normal model of Gelman et al., Bayesian Data Analysis, section 5.4: utilities spread around a
-    common mean, and any spread from none to ``_WIDEST`` times the noise of one candidate is as likely as another. Draws
-    come from this prior of the spread and are weighted by how well they explain what was seen.
+    common center, and any spread from none to ``_WIDEST`` times the noise of one candidate is as likely as another.
+    What the candidates share (the variance between seeds, the spread, the center) is integrated over ``points`` even
+    points of their priors, each weighted by how well it explains what was seen; what is left is each candidate's own.
     """
-    rng = np.random.default_rng(seed)
+    of_dispersion, of_spread, of_center = np.hsplit(_even_points(points), 3)
     rates = np.array([np.mean(group) for group in groups])
     seen = accuracy_weight * rates - np.asarray(handicaps, dtype=float)
-    noise = accuracy_weight**2 * (_seed_variances(groups, num_images, draws, rng) + _image_variance(rates, num_images))
-    spread = noise.mean(axis=1, keepdims=True) * rng.uniform(0, _WIDEST, (draws, 1)) ** 2  # a variance, as the noise
+    freedom = pooled_dispersion(groups, num_images)[1]
+    seeds = _seed_variances(groups, num_images, 2 * gammaincinv(freedom / 2, of_dispersion))
+    noise = accuracy_weight**2 * (seeds + _image_variance(rates, num_images))
+    spread = noise.mean(axis=1, keepdims=True) * (_WIDEST * of_spread) ** 2  # a variance, as the noise
     precision = 1 / (noise + spread)
     of_mean = 1 / precision.sum(axis=1, keepdims=True)
     mean = of_mean * (precision * seen).sum(axis=1, keepdims=True)
     fit = np.log(precision).sum(axis=1) + np.log(of_mean[:, 0]) - (precision * (seen - mean) ** 2).sum(axis=1)
-    center = mean + np.sqrt(of_mean) * rng.standard_normal((draws, 1))
+    center = mean + np.sqrt(of_mean) * ndtri(of_center)
     kept = spread * precision  # the share of a candidate's distance from the center that is taken to be real
-    true = center + kept * (seen - center) + np.sqrt(kept * noise) * rng.standard_normal((draws, len(groups)))
-    chances = np.bincount(true.argmax(axis=1), weights=np.exp((fit - fit.max()) / 2), minlength=len(groups))
-    return chances / chances.sum()
+    highest = _chances_of_highest(center + kept * (seen - center), np.sqrt(kept * noise))
+    chances = np.exp((fit - fit.max()) / 2) @ highest
+    return np.asarray(chances / chances.sum())
+
+
+def _even_points(count: int) -> Floats:
+    """Points that fill the unit cube evenly, none on its faces: (count, 3).
+
+    Steps of the inverse powers of the root of x^4 = x + 1 (Roberts' R3 sequence).
+    """
+    steps = 1.2207440846057596 ** -np.arange(1.0, 4.0)
+    return np.asarray((0.5 + np.arange(1, count + 1)[:, None] * steps) % 1)
+
+
+def _chances_of_highest(means: Floats, deviations: Floats) -> Floats:
+    """In each row, the chance of each of independent normals to be the highest: (rows, num_candidates).
+
+    The integral over x of the density of one at x and of all others being below; evenly spaced x do for normals.
+    """
+    # The highest is neither below `low` nor above `high`, but for one chance in a million.
+    low, high = ((means + side * deviations).max(axis=1, keepdims=True) for side in (-5, 5))
+    chances = np.zeros_like(means)
+    for share in np.linspace(0, 1, _STEPS):
+        away = (low + share * (high - low) - means) / deviations
+        below = ndtr(away)
+        chances += below.prod(axis=1, keepdims=True) * np.exp(-(away**2) / 2) / (deviations * below)
+    return np.asarray(chances / chances.sum(axis=1, keepdims=True))
 
 
 def could_be_best(utilities: Floats, accuracies: Floats, num_images: int, accuracy_weight: float = 1.0) -> NDArray:
@@ -226,12 +292,13 @@ def _describe_gap(judgement: Judgement) -> str:
     return f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
 
 
-def _seed_variances(groups: Sequence[Sequence[float]], num_images: int, draws: int, rng: np.random.Generator) -> Floats:
-    """Draws of the variance of each candidate's mean over its seeds: (draws, num_candidates)."""
+def _seed_variances(groups: Sequence[Sequence[float]], num_images: int, chisquares: Floats) -> Floats:
+    """The variance of each candidate's mean over its seeds, by quantities that are chi-square with as many degrees of
+    freedom as the pooled dispersion has: (len(chisquares), num_candidates) from (len(chisquares), 1).
+    """
     dispersion, freedom = pooled_dispersion(groups, num_images)
-    drawn = dispersion * freedom / rng.chisquare(freedom, size=(draws, 1))
     room = _room(np.array([np.mean(group) for group in groups]), num_images)
-    return np.asarray(drawn * room / np.array([len(group) for group in groups]))
+    return np.asarray(dispersion * freedom / chisquares * room / np.array([len(group) for group in groups]))
 
 
 def _image_variance(rates: Floats, num_images: int) -> Floats:

@@ -426,6 +426,40 @@ def test_ties_are_even_and_the_same_input_says_the_same() -> None:
     assert (again.lows == judgement.lows).all()
 
 
+CLOSE = [[0.944238, 0.94052, 0.936803], [0.947955, 0.944238, 0.95539], [0.959108, 0.959108, 0.966543]]
+
+
+@pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0), (0, 2, 1)])
+def test_the_order_of_candidates_and_of_their_runs_says_nothing(order: tuple[int, ...]) -> None:
+    judgement = judge(CLOSE, 269, costs=[3.0, 2.0, 1.0], handicaps=[0.0, 0.01, 0.02])
+    other = judge(
+        [CLOSE[index][::-1] for index in order],
+        269,
+        costs=[3.0 - index for index in order],
+        handicaps=[0.01 * index for index in order],
+    )
+    for name in ("means", "lows", "highs", "p_best"):
+        assert getattr(other, name).tolist() == [getattr(judgement, name)[index] for index in order], name
+    assert [order[index] for index in other.contenders] == list(judgement.contenders)
+    assert (order[other.leader], order[other.suggested]) == (judgement.leader, judgement.suggested)
+    assert other.dispersion == judgement.dispersion
+
+
+@pytest.mark.parametrize(
+    ("groups", "num_images", "expected"),  # what four million draws of the same model say
+    [
+        (CLOSE, 269, [0.1714, 0.2655, 0.5631]),
+        ([[0.90, 0.91], [0.905], [0.88]], 5000, [0.4898, 0.4606, 0.0496]),
+        ([[0.92, 0.88] * 200, [0.91], [0.88]], 10**6, [0.3106, 0.5152, 0.1743]),
+    ],
+)
+def test_the_chances_are_right_to_a_tenth_of_a_percent(
+    groups: list[list[float]], num_images: int, expected: list[float]
+) -> None:
+    judgement = judge(groups, num_images, costs=[0.0] * len(groups))
+    assert judgement.p_best == pytest.approx(expected, abs=0.0015)
+
+
 def test_one_seed_each_says_that_there_is_no_interval() -> None:
     judgement = judge([[0.9], [0.8]], 300, costs=[2.0, 1.0])
     assert np.isnan(judgement.lows).all()
