@@ -53,17 +53,24 @@ class Decision:
     """The finalists, the suggested one first, then by what they reach.
 
     ``verdict`` is the sentence of ``select``. ``is_kept`` tells whether a choice was kept that still fits the records,
-    by the preference ``prefer``; without one all finalists are compared, by accuracy alone.
+    by the preference ``prefer``; without one all finalists are compared, by accuracy alone. ``among`` says in words
+    whom the choice was made from, empty if from all; ``left_out`` were trained again too, and have no interval here.
     """
 
     candidates: tuple[Candidate, ...]
     verdict: str
     is_kept: bool
     prefer: str
+    among: str = ""
+    left_out: tuple[Candidate, ...] = ()
 
     @property
     def suggested(self) -> Candidate:
         return self.candidates[0]
+
+    @property
+    def retrained(self) -> tuple[Candidate, ...]:
+        return (*self.candidates, *self.left_out)
 
     @property
     def num_runs(self) -> int:
@@ -76,11 +83,17 @@ class Decision:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What counts of selection.json: who was compared, and what their costs took off their utility."""
+    """What counts of selection.json: who was compared, what their costs took off their utility, and who they were."""
 
     handicaps: dict[str, float]
     accuracy_weight: float
     prefer: str
+    named: str
+    within: str
+
+    def describe(self, *, is_of_all: bool) -> str:
+        """Whom the choice was made from. Naming everybody, as ``retrain`` does, leaves nobody out; limits still say."""
+        return ", ".join(words for words in ("" if is_of_all else self.named, self.within) if words)
 
 
 def load_decision(study_dir: Path, frame: pd.DataFrame, num_images: int, look: Look | None) -> Decision | None:
@@ -89,7 +102,7 @@ def load_decision(study_dir: Path, frame: pd.DataFrame, num_images: int, look: L
     ``frame`` has the trials of the search; ``num_images`` is the size of the validation split, 0 if it is not known:
     then there are means and no intervals.
     """
-    rows = frame.drop_duplicates("arch_key").set_index("arch_key", drop=False)
+    rows = _rows_by_key(frame)
     fresh = _fresh_accuracies(study_dir)
     runs = {str(key): fresh[key] for key in rows.index if key in fresh}  # in the order of ``select``
     if not runs:
@@ -105,7 +118,20 @@ def load_decision(study_dir: Path, frame: pd.DataFrame, num_images: int, look: L
     order = sorted(range(len(keys)), key=lambda i: (i != judgement.suggested, -judgement.means[i], keys[i]))
     verdict = describe_judgement(judgement, [f"trial {candidate.trial}" for candidate in candidates])
     tested = _with_test([candidates[i] for i in order], look)
-    return Decision(tuple(tested), verdict, kept is not None, kept.prefer if kept else "accuracy")
+    left_out = tuple(
+        Candidate(rows.loc[key], found, Score(float(np.mean(list(found.values())))))
+        for key, found in runs.items()
+        if key not in keys
+    )
+    if kept is None:
+        return Decision(tuple(tested), verdict, False, "accuracy")
+    return Decision(tuple(tested), verdict, True, kept.prefer, kept.describe(is_of_all=not left_out), left_out)
+
+
+def _rows_by_key(frame: pd.DataFrame) -> pd.DataFrame:
+    """The trial of each architecture, the first that ended well before any other, in the order of the trials."""
+    first = frame.sort_values("status", key=lambda status: status != "ok", kind="stable").drop_duplicates("arch_key")
+    return first.sort_index().set_index("arch_key", drop=False)
 
 
 def _judge(
@@ -157,11 +183,19 @@ def _read_kept(study_dir: Path, runs: Mapping[str, dict[int, float]]) -> _Kept |
         found = {str(each["arch_key"]): (_scored(each["runs"]), float(each["handicap"])) for each in data["finalists"]}
         compared = {key: pair for key, pair in found.items() if pair[0]}
         weight, prefer = float(data["weights"][ACCURACY]), str(data["wish"]["prefer"])
+        named, within = _describe_wish(data["wish"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if not compared or any(runs.get(key) != seen for key, (seen, _) in compared.items()):
         return None
-    return _Kept({key: handicap for key, (_, handicap) in compared.items()}, weight, prefer)
+    return _Kept({key: handicap for key, (_, handicap) in compared.items()}, weight, prefer, named, within)
+
+
+def _describe_wish(wish: Mapping[str, Any]) -> tuple[str, str]:
+    """The trials and the limits: ('named for the choice (trial 0, 1)', 'within macs at most 200 k')."""
+    trials = ", ".join(str(trial) for trial in wish.get("trials") or [])
+    limits = (wish.get("within") or "the limits asked for") if wish.get("limits") else ""
+    return f"named for the choice (trial {trials})" if trials else "", f"within {limits}" if limits else ""
 
 
 def _scored(runs: Sequence[Mapping[str, Any]]) -> dict[int, float]:

@@ -12,6 +12,15 @@ from results.tables import KEY_LENGTH
 from results.units import human_count, percent, plural, sentence, with_spread
 
 
+def decision_field(decision: Decision) -> str:
+    """How many were trained again, and whom of them the choice was made from."""
+    count = len(decision.retrained)
+    again = f"{plural(count, 'finalist')} {'was' if count == 1 else 'were'} trained again"
+    if decision.left_out:
+        return f"{again}, {len(decision.candidates)} of them {decision.among or 'open to the choice'}"
+    return f"{again}, {'all of them ' if count > 1 else ''}{decision.among}" if decision.among else again
+
+
 def decision_lead(decision: Decision) -> str:
     """Whom to take and what it reaches, in one sentence."""
     best = decision.suggested
@@ -50,11 +59,13 @@ def decision_card(candidate: Candidate, title: str) -> tuple[str, str, list[str]
 
 def decision_caution(decision: Decision) -> str:
     """How far the search's numbers were off, and whether there are seeds enough."""
-    seen = [(float(each.row[ACCURACY]), each.again.mean) for each in decision.candidates if each.row["status"] == "ok"]
+    seen = [(float(each.row[ACCURACY]), each.again.mean) for each in decision.retrained if each.row["status"] == "ok"]
     known = [(before, after) for before, after in seen if math.isfinite(before)]
     count = plural(len(known), "finalist")
     change = 100 * sum(after - before for before, after in known) / len(known) if known else 0.0
     moved = f"{abs(change):.1f} points {'less' if change < 0 else 'more'} on average than in the search"
+    if abs(change) < 0.05:  # which is written as 0.0
+        moved = "the same on average as in the search"
     found = f": on fresh seeds {count} came to {moved}" if known else ""
     more = "" if decision.fewest_runs > 1 else " One fresh seed says nothing of the spread: train on more seeds."
     return f"The best of many is flattered by luck{found}. The front and its plots are the search's own numbers.{more}"

@@ -20,7 +20,7 @@ from results.plots_importance import metric_label
 from results.plots_quantized import method_label
 from results.quantization import MIXED, RETRAINED, beside, deployment_candidates
 from results.repeats import RUNS, SPREAD
-from results.report_decision import decision_card, decision_lead, decision_verdict
+from results.report_decision import decision_card, decision_field, decision_lead, decision_verdict
 from results.report_figures import accuracy_figures, importance_figures, progress_figures, quantized_figures
 from results.report_method import caveats, measurement
 from results.tables import FRONT_NOTE, KEY_LENGTH, front_cells
@@ -63,9 +63,7 @@ def _headline_text(findings: Findings) -> str:
 
 def _decided_text(findings: Findings, decision: Decision, trained: str, searched: str) -> str:
     """Fresh seeds lead: the search's own best is the luckiest of many."""
-    again = plural(len(decision.candidates), "finalist")
-    were = "was" if len(decision.candidates) == 1 else "were"
-    text = f"{trained}, and {again} {were} trained again. {decision_lead(decision)}"
+    text = f"{trained}, and {decision_field(decision)}. {decision_lead(decision)}"
     return (
         paragraph(text, "headline")
         + paragraph(decision_verdict(decision))

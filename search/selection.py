@@ -118,7 +118,12 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """What selection.json holds; a number that is not known is null."""
-        wish = {**asdict(self.wish), "limits": [limit.to_dict() for limit in self.wish.limits]}
+        limits = self.wish.limits
+        wish = {
+            **asdict(self.wish),
+            "limits": [limit.to_dict() for limit in limits],
+            "within": ", ".join(limit.describe() for limit in limits),
+        }
         about = {"study": self.study, "wish": wish, "weights": self.weights, "members": self.members}
         found = {"verdict": self.verdict, "suggested": None if self.suggested is None else self.suggested.trial}
         finalists = [{**asdict(finalist), **self._judged_fields(finalist)} for finalist in self.finalists]

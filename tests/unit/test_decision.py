@@ -15,6 +15,8 @@ from results.report import write_report
 from results.test_ledger import TestedRun, add_score, open_look
 from search.finalists import Wish
 from search.selection import select
+from search.selection_report import write_selection
+from space import Limit
 
 FRESH = {"key00003": (0.90, 0.92, 0.91), "key00002": (0.70, 0.71, 0.72)}
 
@@ -114,6 +116,62 @@ def test_the_report_and_the_choice_say_the_same_in_whatever_order_the_finalists_
     told = {candidate.trial: (*candidate.again, candidate.p_best) for candidate in decision.candidates}
     of = selection.judgement
     assert told == dict(enumerate(zip(of.means, of.lows, of.highs, of.p_best)))
+
+
+@pytest.fixture
+def six_retrained(new_study: Any) -> Any:
+    """Six trials, of 100 k FLOPs to 600 k, and what two fresh seeds each say: 93 % of the first, 95 % of the last."""
+    study = new_study()
+    retraining = new_study("s-retrain", retrain_of="s", trials=12)
+    for trial, accuracy in enumerate((0.93, 0.90, 0.91, 0.92, 0.94, 0.95)):
+        study.add(accuracy, 100_000 * (trial + 1), key=f"key{trial}")
+        for side in (-0.001, 0.001):
+            retraining.add(accuracy + side, 1000, key=f"key{trial}", source="retrain")
+    return study
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"limits": (Limit("macs", maximum=200_000),)}, "again, 2 of them within macs at most 200 k."),
+        ({"limits": (Limit("macs", maximum=100_000),)}, "again, 1 of them within macs at most 100 k."),
+        ({"limits": (Limit("macs", maximum=600_000),)}, "again, all of them within macs at most 600 k."),
+        ({"trials": (0, 1)}, "again, 2 of them named for the choice (trial 0, 1)."),
+        (
+            {"trials": (0, 1), "limits": (Limit("macs", maximum=200_000),)},
+            "again, 2 of them named for the choice (trial 0, 1), within macs at most 200 k.",
+        ),
+        ({"trials": (0, 1, 2, 3, 4, 5)}, "again."),
+        ({}, "again."),
+    ],
+)
+def test_a_choice_among_some_of_the_finalists_says_among_which(
+    six_retrained: Any, asked: dict[str, Any], told: str
+) -> None:
+    write_selection(six_retrained.path, select(six_retrained.path, Wish(**asked)), None)
+    text = report_of(six_retrained.path)
+    lead = text[: text.index("What was found")]
+    assert f"6 finalists were trained {told} Chosen by accuracy is trial " in lead
+    # The table and the average are of all of them, whoever was chosen from.
+    assert "on fresh seeds 6 finalists came to the same on average as in the search." in text
+
+
+def test_a_kept_choice_that_has_no_words_for_its_limits_says_that_there_were_some(six_retrained: Any) -> None:
+    write_selection(six_retrained.path, select(six_retrained.path, Wish(limits=(Limit("macs", maximum=2e5),))), None)
+    path = six_retrained.path / "selection.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    del data["wish"]["within"]
+    path.write_text(json.dumps(data), encoding="utf-8")
+    assert "6 finalists were trained again, 2 of them within the limits asked for." in report_of(six_retrained.path)
+
+
+def test_a_finalist_is_the_trial_of_its_architecture_that_ended_well(new_study: Any) -> None:
+    study, retraining = new_study(), new_study("s-retrain", retrain_of="s")
+    study.add(None, 1000, key="twice", status="stopped", rung=0.5)
+    study.add(0.90, 1000, key="twice")
+    retraining.add(0.89, 1000, key="twice")
+    decision = load_findings(study.path).decision
+    assert decision is not None and decision.suggested.trial == 1
 
 
 @pytest.mark.parametrize("broken", [{"finalists": "none"}, {"finalists": []}, {"weights": None}])
