@@ -33,13 +33,9 @@ def look_at_test(study_dir: Path, selection: Selection, device: str = "auto") ->
     is_theirs = seen is not None and seen.is_at(selection.tested_runs)
     if seen is not None and is_theirs and not seen.missing:
         return seen
-    unjudged = [str(finalist.trial) for finalist in selection.finalists if not finalist.fresh]
-    if not is_theirs and (unjudged or not selection.finalists):
-        judged = ",".join(str(finalist.trial) for finalist in selection.judged)
-        without = f"; TRIALS={judged} leaves them out" if judged else ""
+    if not is_theirs and (len(selection.judged) < len(selection.finalists) or not selection.finalists):
         raise SelectionError(
-            f"the test split stays closed until every finalist was trained again; still to do: trial "
-            f"{', '.join(unjudged)} ({retrain_command(selection)}{without})"
+            f"the test split stays closed until every finalist was trained again; {_describe_unjudged(selection)}"
         )
     if seen is None and selection.unfinished is not None:
         raise SelectionError(
@@ -60,6 +56,17 @@ def look_at_test(study_dir: Path, selection: Selection, device: str = "auto") ->
     done = read_look(study_dir)
     assert done is not None
     return done
+
+
+def _describe_unjudged(selection: Selection) -> str:
+    """Who lacks a fresh run that came to a result, why, and what can be done: training again, or leaving them out."""
+    absent = [str(finalist.trial) for finalist in selection.finalists if not finalist.runs]
+    reasons = [f"still to do: trial {', '.join(absent)}"] if absent else []
+    reasons += [finalist.describe_failure() for finalist in selection.failed]
+    judged = ",".join(str(finalist.trial) for finalist in selection.judged)
+    them = "it" if len(absent) + len(selection.failed) == 1 else "them"
+    without = f"; TRIALS={judged} leaves {them} out" if judged else ""
+    return f"{'; '.join(reasons)} ({retrain_command(selection)}{without})"
 
 
 def _weigh(study_dir: Path, run: TestedRun, arch: ArchConfig) -> TestedRun:

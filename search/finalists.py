@@ -50,6 +50,7 @@ class FreshRun:
     seed: int
     status: str
     accuracy: float
+    error: str = ""
 
     @property
     def is_scored(self) -> bool:
@@ -69,7 +70,8 @@ def fresh_runs(study_dir: Path) -> FreshRuns:
     for event in store.events():
         if isinstance(event, Finished):
             accuracy = event.metrics.get(ACCURACY, math.nan)
-            runs.setdefault(event.arch_key, []).append(FreshRun(event.trial, event.seed, event.status, accuracy))
+            run = FreshRun(event.trial, event.seed, event.status, accuracy, event.error)
+            runs.setdefault(event.arch_key, []).append(run)
     return {key: tuple(sorted(found, key=lambda run: run.run)) for key, found in runs.items()}
 
 

@@ -29,6 +29,7 @@ from results.store import StudyStore
 from results.test_ledger import TestedRun
 from results.units import plural
 from search.finalists import (
+    DEFAULT_SEEDS,
     MIN_FINALISTS,
     FreshRun,
     FreshRuns,
@@ -69,6 +70,17 @@ class Finalist:
         """The runs that came to a result."""
         return tuple(run for run in self.runs if run.is_scored)
 
+    @property
+    def is_failed(self) -> bool:
+        """Trained again, and not once to a result: none of the seeds that it had is to be trained any more."""
+        return bool(self.runs) and not self.fresh
+
+    def describe_failure(self) -> str:
+        """What came of all its runs; of a finalist that ``is_failed``."""
+        last = self.runs[-1]
+        why = f"last error: {last.error}" if last.error else f"the last is {last.status}, without an accuracy"
+        return f"trial {self.trial} was trained again {plural(len(self.runs), 'time')} and came to nothing ({why})"
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -91,6 +103,15 @@ class Selection:
     @property
     def judged(self) -> tuple[Finalist, ...]:
         return tuple(finalist for finalist in self.finalists if finalist.fresh)
+
+    @property
+    def failed(self) -> tuple[Finalist, ...]:
+        return tuple(finalist for finalist in self.finalists if finalist.is_failed)
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds each finalist is to have: as many as were asked for, and another for whoever failed on all."""
+        return _find_seeds(self.finalists, self.unfinished)
 
     @property
     def tested_runs(self) -> tuple[TestedRun, ...]:
@@ -154,7 +175,7 @@ def select(study_dir: Path, wish: Wish) -> Selection:
     unfinished = find_unfinished(study_dir)
     unplanned = tuple(finalist.trial for finalist in finalists if finalist.arch_key not in runs)
     stranger = describe_stranger(study_dir)
-    notes += [*_note_open(frame), *(_note_runs(finalists) if runs else []), *_note_unfinished(unfinished)]
+    notes += [*_note_open(frame), *(_note_runs(finalists, unfinished) if runs else []), *_note_unfinished(unfinished)]
     notes += [stranger] if stranger else []
     return Selection(study, wish, weights, len(members), finalists, judgement, tuple(notes), unfinished, unplanned)
 
@@ -256,12 +277,25 @@ def _note_few(count: int, others: int, members: int) -> list[str]:
     return [f"only {count} of the {members} trials within the limits were trained again; TRIALS= names others"]
 
 
-def _note_runs(finalists: tuple[Finalist, ...]) -> list[str]:
+def _note_runs(finalists: tuple[Finalist, ...], unfinished: Unfinished | None) -> list[str]:
     """Whoever lacks fresh runs, or has lost some, is named: a judgement without them would not tell."""
-    absent = [str(finalist.trial) for finalist in finalists if not finalist.fresh]
-    broken = sum(len(finalist.runs) - len(finalist.fresh) for finalist in finalists)
-    notes = [f"not trained again yet, so not judged: trial {', '.join(absent)}"] if absent else []
-    return notes + ([f"{plural(broken, 'fresh run')} came to nothing and are left out"] if broken else [])
+    absent = [str(finalist.trial) for finalist in finalists if not finalist.runs]
+    broken = sum(len(finalist.runs) - len(finalist.fresh) for finalist in finalists if finalist.fresh)
+    judged = ",".join(str(finalist.trial) for finalist in finalists if finalist.fresh)
+    ways = f"SEEDS={_find_seeds(finalists, unfinished)} trains it on another seed"
+    ways += f", TRIALS={judged} leaves it out" if judged else ""
+    return [
+        *([f"not trained again yet, so not judged: trial {', '.join(absent)}"] if absent else []),
+        *(f"{each.describe_failure()}, so not judged: {ways}" for each in finalists if each.is_failed),
+        *([f"{plural(broken, 'fresh run')} came to nothing and are left out"] if broken else []),
+    ]
+
+
+def _find_seeds(finalists: tuple[Finalist, ...], unfinished: Unfinished | None) -> int:
+    had = max((len(finalist.runs) for finalist in finalists), default=0)
+    asked = had or DEFAULT_SEEDS if unfinished is None else unfinished.seeds
+    # The seeds that a finalist had are not trained once more: as many would bring whoever failed on them nothing new.
+    return max([asked, *(len(finalist.runs) + 1 for finalist in finalists if finalist.is_failed)])
 
 
 def _note_unfinished(unfinished: Unfinished | None) -> list[str]:

@@ -10,7 +10,6 @@ from results.epochs import describe_epochs
 from results.selection import judge
 from results.selection_table import Score, SelectionRow, selection_markdown, selection_notes
 from results.test_ledger import Look
-from search.finalists import DEFAULT_SEEDS
 from search.selection import Finalist, Selection, save_selection
 
 
@@ -22,17 +21,15 @@ def selection_rows(selection: Selection, look: Look | None) -> list[SelectionRow
 
 def next_command(selection: Selection) -> str:
     """The command that comes next: training again, or exporting (which takes retrained weights where there are any)."""
-    if selection.suggested is None or selection.unfinished is not None or selection.unplanned:
+    if selection.suggested is None or selection.unfinished is not None or selection.unplanned or selection.failed:
         return retrain_command(selection)
     return f"make export STUDY={selection.study} TRIAL={selection.suggested.trial}"
 
 
 def retrain_command(selection: Selection) -> str:
-    """The command that trains these finalists again, or goes on with that: as many seeds for all as one has had."""
+    """The command that trains these finalists again, or goes on with that: as many seeds for all as one is to have."""
     trials = ",".join(str(finalist.trial) for finalist in selection.finalists)
-    had = max((len(finalist.runs) for finalist in selection.finalists), default=0)
-    seeds = had or DEFAULT_SEEDS if selection.unfinished is None else selection.unfinished.seeds
-    return f"make retrain STUDY={selection.study} TRIALS={trials} SEEDS={seeds}"
+    return f"make retrain STUDY={selection.study} TRIALS={trials} SEEDS={selection.seeds}"
 
 
 def describe_test(selection: Selection, look: Look | None) -> str:

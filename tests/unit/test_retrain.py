@@ -125,6 +125,21 @@ def test_a_driver_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     go_on(study_dir)
 
 
+def test_what_is_said_of_a_finalist_that_failed_leads_to_another_seed_of_it(tmp_path: Path) -> None:
+    study_dir = write_study(tmp_path)
+    begun = resolve_retraining(RetrainConfig(study_dir=study_dir, trials=(0, 1), seeds=2))
+    with StudyStore.create(begun.path, begun.described) as store:
+        for run, item in enumerate(begun.items):
+            about = {"trial": run, "arch_key": item.arch.key(), "arch": item.arch.to_dict(), "seed": item.seed}
+            store.append(Asked(source=item.source, **about))
+            ended = {"status": "failed", "error": "no memory"} if item.arch == WIDER else {"status": "ok"}
+            metrics = {} if item.arch == WIDER else {"val_accuracy": 0.9}
+            store.append(Finished(seconds=1.0, device="cpu", metrics=metrics, **about, **ended))  # type: ignore[arg-type]
+    seeds = int(next_command(select(study_dir, Wish())).partition("SEEDS=")[2])
+    again = resolve_retraining(RetrainConfig(study_dir=study_dir, trials=(0, 1), seeds=seeds))
+    assert WIDER in [item.arch for item in again.items[len(begun.items) :]]
+
+
 @pytest.fixture
 def kept_signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -196,7 +211,8 @@ def test_a_retraining_in_which_nothing_worked_has_failed(study_dir: Path) -> Non
     broken = dataclasses.replace(retraining, plan=dataclasses.replace(retraining.plan, data_path=study_dir / "none"))
     with pytest.raises(StudyFailedError, match=r"none of 1 fresh run succeeded; the last one said: .*none"):
         run_retraining(broken, InProcessExecutor())
-    assert any("1 fresh run came to nothing" in note for note in select(study_dir, Wish(trials=(0,))).notes)
+    told = "trial 0 was trained again 1 time and came to nothing (last error: "
+    assert any(told in note for note in select(study_dir, Wish(trials=(0,))).notes)
 
 
 def test_more_seeds_and_more_finalists_come_after_what_is_there(study_dir: Path) -> None:

@@ -54,6 +54,7 @@ def add_fresh(study_dir: Path, accuracies: dict[int, list[float]]) -> None:
                         seconds=1.0,
                         device="cpu",
                         metrics=metrics,
+                        error="" if ok else f"DivergedError: run {run}",
                         **about,
                     )
                 )
@@ -265,6 +266,48 @@ def test_fresh_seeds_decide_and_the_files_say_so(typical_study) -> None:  # type
     text = (typical_study.path / "selection.md").read_text()
     assert "| -> | 2 | 90.0 % | 93.3 % | " in text
     assert [row.num_seeds for row in selection_rows(selection, None)] == [3, 3, 2, 0]
+
+
+def test_a_finalist_that_failed_on_all_its_seeds_is_said_to_have_failed_and_gets_a_new_one(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    for index, accuracy in enumerate((0.90, 0.91, 0.92, 0.93)):
+        study.add(accuracy, 1000 + index)
+    add_fresh(study.path, {0: [0.88, 0.89], 1: [0.89, 0.90], 2: [math.nan, math.nan]})
+    told = "trial 2 was trained again 2 times and came to nothing (last error: DivergedError: run 5)"
+    selection = select(study.path, Wish(trials=(0, 1, 2)))
+    assert selection.notes == (f"{told}, so not judged: SEEDS=3 trains it on another seed, TRIALS=0,1 leaves it out",)
+    assert next_command(selection) == "make retrain STUDY=s TRIALS=0,1,2 SEEDS=3"
+    with pytest.raises(SelectionError) as refused:
+        look_at_test(study.path, selection)
+    assert str(refused.value) == (
+        "the test split stays closed until every finalist was trained again; "
+        f"{told} (make retrain STUDY=s TRIALS=0,1,2 SEEDS=3; TRIALS=0,1 leaves it out)"
+    )
+
+    # Together with one that nobody asked for yet; and once it is left out, nothing is to do.
+    selection = select(study.path, Wish())
+    assert selection.notes[0] == "not trained again yet, so not judged: trial 3"
+    assert selection.notes[1].startswith(told)
+    both = r"; still to do: trial 3; trial 2 was .* \(make .*; TRIALS=0,1 leaves them out"
+    with pytest.raises(SelectionError, match=both):
+        look_at_test(study.path, selection)
+    assert next_command(select(study.path, Wish(trials=(0, 1)))).startswith("make export")
+
+    # One of its seeds at last came to something; those that did not are counted.
+    add_fresh(study.path, {2: [0.9]})
+    assert select(study.path, Wish(trials=(0, 1, 2))).notes == ("2 fresh runs came to nothing and are left out",)
+
+
+def test_when_all_finalists_failed_nobody_can_be_left_out(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    study.add(0.90, 1000)
+    add_fresh(study.path, {0: [math.nan]})
+    selection = select(study.path, Wish())
+    assert selection.notes == (
+        "trial 0 was trained again 1 time and came to nothing (last error: DivergedError: run 0), so not judged: "
+        "SEEDS=2 trains it on another seed",
+    )
+    assert next_command(selection) == "make retrain STUDY=s TRIALS=0 SEEDS=2"
 
 
 def test_limits_hold_for_the_retrained_as_well(typical_study) -> None:  # type: ignore[no-untyped-def]
