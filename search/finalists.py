@@ -20,7 +20,6 @@ from results.store import StudyStore
 from results.units import percent, plural
 from search.study_config import StudyConfigError
 from space import Limit
-from space.limits import format_number
 
 MIN_FINALISTS, MAX_FINALISTS = 3, 5
 DEFAULT_SEEDS = 3
@@ -137,9 +136,10 @@ def named(study: str, frame: pd.DataFrame, trials: Sequence[int], limits: Sequen
     _check_on_record(study, frame, limits)
     for limit in limits:
         for row in rows[~_meets(rows, limit)].to_dict("records"):
-            has = format_number(row[limit.metric]) if np.isfinite(row[limit.metric]) else "none on record"
+            window, value = limit.describe_beside(row[limit.metric])
+            has = value if np.isfinite(row[limit.metric]) else "none on record"
             raise SelectionError(
-                f"trial {row['trial']} of study {study!r} is not within {limit.describe()}: it has {has}; leave one out"
+                f"trial {row['trial']} of study {study!r} is not within {window}: it has {has}; leave one out"
             )
     return rows.drop_duplicates("arch_key")
 
@@ -228,10 +228,11 @@ def _nearest(study: str, rows: pd.DataFrame, limits: Sequence[Limit], met: Seque
         excess = np.sum([_excess(known, limit) for limit in limits], axis=0)
         found.append((0.0, limits[index], known.iloc[int(np.nanargmin(excess))], False))
     _, limit, row, keeps_others = min(found, key=lambda item: item[0])
+    window, value = limit.describe_beside(row[limit.metric])
     within = " of those within the other limits" if keeps_others else ""
     return (
-        f"no trial of study {study!r} has {limit.describe()}{within}; the nearest is trial {row['trial']} with "
-        f"{format_number(row[limit.metric])} ({percent(row[ACCURACY])} validation accuracy)"
+        f"no trial of study {study!r} has {window}{within}; the nearest is trial {row['trial']} with "
+        f"{value} ({percent(row[ACCURACY])} validation accuracy)"
     )
 
 

@@ -61,6 +61,12 @@ def format_number(value: float) -> str:
     return f"{rounded:.3g}"
 
 
+def format_apart(*values: float) -> tuple[str, ...]:
+    """Counts in three figures; all of them in full (91,424) where different ones would read alike."""
+    texts = tuple(format_number(value) for value in values)
+    return texts if len(set(texts)) == len(set(values)) else tuple(f"{value:,.15g}" for value in values)
+
+
 @dataclass(frozen=True)
 class Limit:
     """A closed window on one metric of an architecture. An open side is None."""
@@ -86,22 +92,27 @@ class Limit:
         low = -math.inf if self.minimum is None else self.minimum
         high = math.inf if self.maximum is None else self.maximum
         # A value that is no number is inside no window.
-        return "" if low <= value <= high else f"{self.metric} is {format_number(value)}, allowed is {self.describe()}"
+        if low <= value <= high:
+            return ""
+        window, text = self.describe_beside(value)
+        return f"{self.metric} is {text}, allowed is {window}"
 
     def to_dict(self) -> dict[str, Any]:
         return {"metric": self.metric, "min": self.minimum, "max": self.maximum}
 
     def describe(self) -> str:
         """The window in words: 'macs at most 40 M'."""
-        low, high = self.minimum, self.maximum
-        if low is not None and high is not None:
-            sides = format_number(low), format_number(high)
-            if low != high and sides[0] == sides[1]:  # three figures cannot tell a narrow window's sides apart
-                sides = f"{low:,.15g}", f"{high:,.15g}"
-            return f"{self.metric} from {sides[0]} to {sides[1]}"
-        if high is not None:
-            return f"{self.metric} at most {format_number(high)}"
-        return f"{self.metric} at least {format_number(low or 0)}"
+        return self.describe_beside()[0]
+
+    def describe_beside(self, *values: float) -> tuple[str, ...]:
+        """The window in words, then the values that it is told with, so written that all of them read apart."""
+        sides = [side for side in (self.minimum, self.maximum) if side is not None]
+        texts = format_apart(*sides, *values)
+        if len(sides) == 2:
+            window = f"from {texts[0]} to {texts[1]}"
+        else:
+            window = f"at {'least' if self.maximum is None else 'most'} {texts[0]}"
+        return f"{self.metric} {window}", *texts[len(sides) :]
 
 
 class LimitError(ValueError):
@@ -150,7 +161,8 @@ def override_limits(limits: Iterable[Limit], asked: Iterable[Limit]) -> tuple[Li
         low = old.minimum if limit.minimum is None else limit.minimum
         high = old.maximum if limit.maximum is None else limit.maximum
         if low is not None and high is not None and low > high:
-            window = f"min {format_number(low)} is above max {format_number(high)}"
+            low_text, high_text = format_apart(low, high)
+            window = f"min {low_text} is above max {high_text}"
             raise LimitError(f"limit {limit.metric} is an empty window: {window}")
         merged[limit.metric] = Limit(limit.metric, low, high)
     return tuple(merged.values())

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from space.limits import format_number
-
 if TYPE_CHECKING:
     from space.space import Space, Vector
 
@@ -30,9 +28,10 @@ def explain_empty(space: Space) -> str:
     for limit in space.limits:
         low, high = space.reach(limit.metric)
         if (limit.maximum is not None and low > limit.maximum) or (limit.minimum or 0) > high:
+            window, least, most = limit.describe_beside(low, high)
             return (
-                f"space {space.name!r} is empty: the limit {limit.describe()} binds; its choices reach "
-                f"{limit.metric} from {format_number(low)} to {format_number(high)}"
+                f"space {space.name!r} is empty: the limit {window} binds; its choices reach "
+                f"{limit.metric} from {least} to {most}"
             )
     wanted = [limit.describe() for limit in space.limits] + ["that every branch is read"]
     return f"space {space.name!r}: found no architecture that meets {' and '.join(wanted)} at once; widen one of them"

@@ -14,7 +14,7 @@ from crossvit_core.config import ArchConfig, ArchError
 from crossvit_core.cost import Cost, count_cost
 from crossvit_core.reading import unread_branches
 from space.dimension import Dimension, share_places
-from space.limits import Limit, format_number
+from space.limits import Limit
 from space.paths import NUM_ENCODERS, Tree, copy_tree, differences, from_tree, set_path, to_tree
 from space.reach import explain_empty, find_reach
 from space.roam import roam
@@ -133,9 +133,10 @@ class Space:
             return problems
         cost = count_cost(arch)
         problems = [
-            f"{limit.metric} is {format_number(getattr(cost, limit.metric))}; the space allows {limit.describe()}"
+            f"{limit.metric} is {value}; the space allows {window}"
             for limit in self.limits
             if limit.excess(cost)
+            for window, value in [limit.describe_beside(getattr(cost, limit.metric))]
         ]
         problems += [
             f"branch {index} is never read: it has no block, and no fusion brings its patches to a class token; "

@@ -150,6 +150,16 @@ def test_without_a_member_the_limit_that_binds_and_the_nearest_are_named(typical
         select(typical_study.path, Wish(limits=(Limit("latency_ms", maximum=5.0),)))
 
 
+def test_a_limit_and_a_cost_beyond_it_that_agree_in_three_figures_are_written_in_full(new_study) -> None:  # type: ignore[no-untyped-def]
+    study = new_study()
+    study.add(0.9, 91_424)
+    limits = (Limit("macs", maximum=91_400),)
+    with pytest.raises(SelectionError, match=r"macs at most 91,400; the nearest is trial 0 with 91,424 \(90"):
+        select(study.path, Wish(limits=limits))
+    with pytest.raises(SelectionError, match=r"is not within macs at most 91,400: it has 91,424; leave one out"):
+        select(study.path, Wish(limits=limits, trials=(0,)))
+
+
 def test_studies_without_a_choice_say_why_in_one_sentence(new_study, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(SelectionError, match="nothing to choose from: it has no trials yet"):
         select(new_study("empty").path, Wish())

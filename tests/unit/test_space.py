@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from crossvit_core import PRESETS
 from crossvit_core.config import FUSION_NAMES
 from crossvit_core.cost import count_cost
-from space import Dimension, Limit, Space, SpaceError, list_spaces, load_space
+from space import Dimension, Limit, LimitError, Space, SpaceError, list_spaces, load_space, override_limits
 from space.paths import to_tree
 
 BASE = PRESETS["crossvit_nano_16"]
@@ -217,3 +218,16 @@ def test_every_vector_of_image_sizes_comes_back_from_its_architecture(sizes: tup
     assert [space.encode(space.decode(vector)) for vector in vectors] == vectors
     with pytest.raises(SpaceError, match=r"image_size .* none of"):
         space.encode(PRESETS["crossvit_small_240"])
+
+
+def test_a_value_and_a_bound_that_agree_in_three_figures_are_written_in_full() -> None:
+    most, least = Limit("macs", maximum=91_400), Limit("throughput_ips", minimum=9200)
+    assert most.breach({"macs": 91_424}) == "macs is 91,424, allowed is macs at most 91,400"
+    assert least.breach({"throughput_ips": 9199.5}).endswith("is 9,199.5, allowed is throughput_ips at least 9,200")
+    window = Limit("macs", minimum=10_000, maximum=91_400)
+    assert window.breach({"macs": 91_424}) == "macs is 91,424, allowed is macs from 10,000 to 91,400"
+    # Where three figures tell them apart, three figures it is.
+    assert most.breach({"macs": 92_424}) == "macs is 92.4 k, allowed is macs at most 91.4 k"
+    assert "macs is nan, allowed is" in most.breach({"macs": math.nan})
+    with pytest.raises(LimitError, match="is an empty window: min 91,424 is above max 91,400"):
+        override_limits([most], [Limit("macs", minimum=91_424)])
