@@ -274,7 +274,7 @@ def describe_judgement(judgement: Judgement, names: Sequence[str]) -> str:
         return f"one seed each: no interval and no probability; {leader} scored highest, which may be luck"
     if judgement.is_clear:
         return f"{leader} is the best with a probability of {percent(judgement.p_best[judgement.leader])}"
-    chance = percent(judgement.p_best[judgement.leader])
+    chance = _percent_under(float(judgement.p_best[judgement.leader]), CONFIDENCE)
     rivals = ", ".join(names[index] for index in judgement.contenders)
     gap = "" if judgement.suggested == judgement.leader else f", {_describe_gap(judgement)} {leader} in these runs"
     return (
@@ -282,6 +282,15 @@ def describe_judgement(judgement: Judgement, names: Sequence[str]) -> str:
         f"{100 * CONFIDENCE:.0f} %; {names[judgement.suggested]} is the cheapest of the indistinguishable "
         f"({rivals}){gap}"
     )
+
+
+def _percent_under(fraction: float, bound: float) -> str:
+    """As ``percent`` writes it, with as many more decimals as it takes not to read as the bound that it is under."""
+    for decimals in range(1, 10):
+        text = f"{100 * fraction:.{decimals}f}"
+        if float(text) < 100 * bound:
+            return f"{text} %"
+    return percent(fraction)
 
 
 def _describe_gap(judgement: Judgement) -> str:

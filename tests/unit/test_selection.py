@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -452,6 +453,14 @@ def test_too_close_to_call_takes_the_cheapest_of_the_indistinguishable() -> None
     assert sentence.startswith("too close to call: trial 8 leads")
     assert "trial 8 is the cheapest of the indistinguishable (trial 8, trial 7)" in sentence
     assert judgement.p_best.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("p_best", "told"), [(0.9496, "94.96 %"), (0.949996, "94.9996 %"), (0.94, "94.0 %")])
+def test_a_probability_under_the_bound_does_not_read_as_the_bound(p_best: float, told: str) -> None:
+    judgement = judge([[0.90, 0.91], [0.905, 0.905]], 300, costs=[9.0, 5.0])
+    found = dataclasses.replace(judgement, p_best=np.array([1 - p_best, p_best]), leader=1, contenders=(1, 0))
+    sentence = describe_judgement(found, ["trial 7", "trial 8"])
+    assert f"trial 8 leads with a probability of {told} of being the best, under 95 %;" in sentence
 
 
 @pytest.mark.parametrize(
