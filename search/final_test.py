@@ -14,6 +14,7 @@ from results.repeats import describe_stranger, find_retraining
 from results.store import StoreError, StudyStore
 from results.test_ledger import Look, TestedRun, add_score, open_look, read_look
 from results.units import plural
+from search.environment import in_runs_dir
 from search.evaluate import pick_device
 from search.finalists import SelectionError
 from search.retrain import open_study_data
@@ -35,13 +36,14 @@ def look_at_test(study_dir: Path, selection: Selection, device: str = "auto") ->
         return seen
     if not is_theirs and (len(selection.judged) < len(selection.finalists) or not selection.finalists):
         raise SelectionError(
-            f"the test split stays closed until every finalist was trained again; {_describe_unjudged(selection)}"
+            "the test split stays closed until every finalist was trained again; "
+            f"{_describe_unjudged(study_dir, selection)}"
         )
     if seen is None and selection.unfinished is not None:
         raise SelectionError(
             f"the test split is opened once and stays closed until the retraining is done; "
             f"{plural(selection.unfinished.to_do, 'run')} of {selection.unfinished.planned} to do: "
-            f"{retrain_command(selection)}"
+            f"{in_runs_dir(retrain_command(selection), study_dir.parent)}"
         )
     archs = _archs(study_dir)
     runs = [_weigh(study_dir, run, archs[run.run]) for run in selection.tested_runs]
@@ -58,7 +60,7 @@ def look_at_test(study_dir: Path, selection: Selection, device: str = "auto") ->
     return done
 
 
-def _describe_unjudged(selection: Selection) -> str:
+def _describe_unjudged(study_dir: Path, selection: Selection) -> str:
     """Who lacks a fresh run that came to a result, why, and what can be done: training again, or leaving them out."""
     absent = [str(finalist.trial) for finalist in selection.finalists if not finalist.runs]
     reasons = [f"still to do: trial {', '.join(absent)}"] if absent else []
@@ -66,7 +68,8 @@ def _describe_unjudged(selection: Selection) -> str:
     judged = ",".join(str(finalist.trial) for finalist in selection.judged)
     them = "it" if len(absent) + len(selection.failed) == 1 else "them"
     without = f"; TRIALS={judged} leaves {them} out" if judged else ""
-    return f"{'; '.join(reasons)} ({retrain_command(selection)}{without})"
+    command = in_runs_dir(retrain_command(selection), study_dir.parent)
+    return f"{'; '.join(reasons)} ({command}{without})"
 
 
 def _weigh(study_dir: Path, run: TestedRun, arch: ArchConfig) -> TestedRun:

@@ -123,6 +123,11 @@ class Selection:
         )
 
     @property
+    def within(self) -> str:
+        """The limits in words; empty without any."""
+        return ", ".join(limit.describe() for limit in self.wish.limits)
+
+    @property
     def suggested(self) -> Finalist | None:
         """Whom to take; None before anything was trained again."""
         return self.judged[self.judgement.suggested] if self.judgement is not None else None
@@ -139,11 +144,10 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """What selection.json holds; a number that is not known is null."""
-        limits = self.wish.limits
         wish = {
             **asdict(self.wish),
-            "limits": [limit.to_dict() for limit in limits],
-            "within": ", ".join(limit.describe() for limit in limits),
+            "limits": [limit.to_dict() for limit in self.wish.limits],
+            "within": self.within,
         }
         about = {"study": self.study, "wish": wish, "weights": self.weights, "members": self.members}
         found = {"verdict": self.verdict, "suggested": None if self.suggested is None else self.suggested.trial}

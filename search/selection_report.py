@@ -10,6 +10,7 @@ from results.epochs import describe_epochs
 from results.selection import judge
 from results.selection_table import Score, SelectionRow, selection_markdown, selection_notes
 from results.test_ledger import Look
+from search.environment import in_runs_dir
 from search.selection import Finalist, Selection, save_selection
 
 
@@ -30,6 +31,11 @@ def retrain_command(selection: Selection) -> str:
     """The command that trains these finalists again, or goes on with that: as many seeds for all as one is to have."""
     trials = ",".join(str(finalist.trial) for finalist in selection.finalists)
     return f"make retrain STUDY={selection.study} TRIALS={trials} SEEDS={selection.seeds}"
+
+
+def describe_choice(selection: Selection) -> str:
+    """The title: of which study, within which limits."""
+    return f"Choice of study {selection.study}{f' ({selection.within})' if selection.within else ''}"
 
 
 def describe_test(selection: Selection, look: Look | None) -> str:
@@ -53,9 +59,10 @@ def write_selection(study_dir: Path, selection: Selection, look: Look | None) ->
     """Write selection.json and selection.md into the study's folder."""
     rows = selection_rows(selection, look)
     notes = [*epochs_notes(study_dir), *selection_notes(rows)]
-    paragraphs = [*_sentences(selection, look), *notes, f"Next: `{next_command(selection)}`"]
-    text = selection_markdown(rows, f"Choice of study {selection.study}", paragraphs)
-    data: dict[str, Any] = {**selection.to_dict(), "next": next_command(selection)}
+    following = in_runs_dir(next_command(selection), study_dir.parent)
+    paragraphs = [*_sentences(selection, look), *notes, f"Next: `{following}`"]
+    text = selection_markdown(rows, describe_choice(selection), paragraphs)
+    data: dict[str, Any] = {**selection.to_dict(), "next": following}
     is_theirs = look is not None and look.is_at(selection.tested_runs)
     data["test"] = {str(run): value for run, value in look.accuracies.items()} if look and is_theirs else None
     save_selection(study_dir, data, text)

@@ -14,6 +14,7 @@ from results.repeats import describe_stranger, find_retraining
 from results.store import StudyStore
 from results.units import percent
 from search.enqueue import asked_arch
+from search.environment import in_runs_dir
 
 ORIGINS = ("auto", "search", "retrain")
 
@@ -66,7 +67,7 @@ def find_trained(study_dir: Path, trial: int, origin: str = "auto") -> Trained:
     if retrained:
         return _best(retrained)
     if origin == "retrain":
-        way_out = stranger or f"retrain it with: make retrain STUDY={study_dir.name} TRIALS={trial}"
+        way_out = stranger or f"retrain it with: {_retrain_command(study_dir, trial)}"
         raise ExportError(f"trial {trial} of study {study_dir.name!r} has no retrained weights; {way_out}")
     own = _own(study_dir, trial, arch)
     return replace(own, why=f"{own.why} ({stranger})") if stranger else own
@@ -103,9 +104,13 @@ def _own(study_dir: Path, trial: int, arch: ArchConfig) -> Trained:
     if not _weights(study_dir, trial).is_file():
         raise ExportError(
             f"trial {trial} of study {study_dir.name!r} kept no weights (--no-weights, or deleted since); "
-            f"train it again with: make retrain STUDY={study_dir.name} TRIALS={trial}"
+            f"train it again with: {_retrain_command(study_dir, trial)}"
         )
     return _trained(study_dir, outcome, arch, "the trial's own, from the search")
+
+
+def _retrain_command(study_dir: Path, trial: int) -> str:
+    return in_runs_dir(f"make retrain STUDY={study_dir.name} TRIALS={trial}", study_dir.parent)
 
 
 def _most_accurate(outcomes: dict[int, Finished]) -> str:

@@ -101,6 +101,7 @@ def _bench_study(study_dir: Path, names: tuple[str, ...], runs: int, device: str
     from results.store import StudyStore
     from search.baseline_training import study_training
     from search.baselines import check_names, study_setting
+    from search.environment import in_runs_dir
     from search.evaluate import pick_device
 
     device = pick_device(device)
@@ -112,7 +113,8 @@ def _bench_study(study_dir: Path, names: tuple[str, ...], runs: int, device: str
     if names:
         with StudyStore.open(study_dir):
             path = _bench_networks(names, study_setting(study_dir, device, pairs), training, study_dir, console)
-        console.print(f"saved: {path}; 'crossvit report {study_dir.name}' draws them", markup=False, soft_wrap=True)
+        command = in_runs_dir(f"make report STUDY={study_dir.name}", study_dir.parent)
+        console.print(f"saved: {path}; '{command}' draws them", markup=False, soft_wrap=True)
 
 
 def _time_front(study_dir: Path, device: str, pairs: int, console: Console) -> None:

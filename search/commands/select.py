@@ -135,7 +135,14 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None) -> None:
     from results.test_ledger import read_look
     from search.environment import in_runs_dir
     from search.selection import select as choose
-    from search.selection_report import describe_test, epochs_notes, next_command, selection_rows, write_selection
+    from search.selection_report import (
+        describe_choice,
+        describe_test,
+        epochs_notes,
+        next_command,
+        selection_rows,
+        write_selection,
+    )
 
     selection = choose(study_dir, wish)
     if device is None:
@@ -146,8 +153,7 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None) -> None:
         look = look_at_test(study_dir, selection, device)
     console = Console(highlight=False)
     rows = selection_rows(selection, look)
-    limits = ", ".join(limit.describe() for limit in wish.limits)
-    console.print(rich_selection(rows, f"Choice of study {selection.study}{f' ({limits})' if limits else ''}"))
+    console.print(rich_selection(rows, describe_choice(selection)))
     for line in (*epochs_notes(study_dir), *selection_notes(rows)):
         console.print(line, style="dim", markup=False)
     for line in (selection.verdict, *selection.notes, describe_test(selection, look)):

@@ -271,11 +271,15 @@ def test_fresh_seeds_decide_and_the_files_say_so(typical_study) -> None:  # type
     assert any("1 fresh run came to nothing" in note for note in selection.notes)
     write_selection(typical_study.path, selection, None)
     data = json.loads((typical_study.path / "selection.json").read_text())
-    assert (data["suggested"], data["next"], data["test"]) == (2, "make export STUDY=s TRIAL=2", None)
+    following = f"make export STUDY=s TRIAL=2 RUNS_DIR={typical_study.path.parent}"
+    assert (data["suggested"], data["next"], data["test"]) == (2, following, None)
     first = data["finalists"][0]
     assert first["low"] < first["mean"] < first["high"]
     text = (typical_study.path / "selection.md").read_text()
     assert "| -> | 2 | 90.0 % | 93.3 % | " in text
+    assert f"Next: `{following}`" in text
+    write_selection(typical_study.path, select(typical_study.path, Wish(limits=(Limit("macs", None, 1e6),))), None)
+    assert "Choice of study s (macs at most 1 M)" in (typical_study.path / "selection.md").read_text()
     assert [row.num_seeds for row in selection_rows(selection, None)] == [3, 3, 2, 0]
 
 
@@ -292,7 +296,7 @@ def test_a_finalist_that_failed_on_all_its_seeds_is_said_to_have_failed_and_gets
         look_at_test(study.path, selection)
     assert str(refused.value) == (
         "the test split stays closed until every finalist was trained again; "
-        f"{told} (make retrain STUDY=s TRIALS=0,1,2 SEEDS=3; TRIALS=0,1 leaves it out)"
+        f"{told} (make retrain STUDY=s TRIALS=0,1,2 SEEDS=3 RUNS_DIR={study.path.parent}; TRIALS=0,1 leaves it out)"
     )
 
     # Together with one that nobody asked for yet; and once it is left out, nothing is to do.
