@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossvit_core import cost
-from crossvit_core.lean import is_plain_linear, linear, rows_of
+from crossvit_core.lean import linear, need_not_be_called, rows_of
 from crossvit_core.residual_attention import Link, attend
 
 NORM_EPS = 1e-6  # the published networks'; torch's default is 1e-5
@@ -94,7 +94,7 @@ class Attention(nn.Module):
         if queries is None:
             return (linear(self.qkv, x) if lean else self.qkv(x)).chunk(3, dim=-1)
         width = x.shape[-1]
-        if not is_plain_linear(self.qkv):
+        if not need_not_be_called(self.qkv):
             return (self.qkv(queries)[..., :width], *self.qkv(x)[..., width:].chunk(2, dim=-1))
         q = F.linear(queries, self.qkv.weight[:width], self.qkv.bias[:width])
         kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from crossvit_core.blocks import drop_path_layer, merge_heads, norm_layer, split_heads
-from crossvit_core.lean import is_plain_linear
+from crossvit_core.lean import need_not_be_called
 from crossvit_core.residual_attention import Link, mix
 
 
@@ -69,7 +69,7 @@ class SingleQueryAttention(nn.Module):
 
     def _may_absorb(self) -> bool:
         """Are keys and values what their weights say? Otherwise they must be made."""
-        return is_plain_linear(self.wk) and is_plain_linear(self.wv)
+        return need_not_be_called(self.wk) and need_not_be_called(self.wv)
 
     def _lift(self, q: Tensor) -> Tensor:
         """(B, 1, C) queries -> (B, H, C): per head ``W_k^T q / sqrt(d)``, to be multiplied with tokens, not keys."""

@@ -89,19 +89,24 @@ def rows_of(x: Tensor, widest: int) -> tuple[Tensor, ...]:
 
 
 def is_plain_linear(layer: nn.Module) -> bool:
-    """May a linear layer's weight and bias stand in for calling it?
+    """Do a linear layer's weight and bias say what it computes?
 
-    Not those of what replaces or wraps one (adapters, quantised layers, parametrisations), not those that are made anew
-    at every call (pruning, weight norm) or know how they are to be multiplied, and not where a hook waits for the call.
+    Not those of what replaces or wraps one (adapters, quantised layers, parametrisations), and not those that are made
+    anew at every call (pruning, weight norm) or know how they are to be multiplied.
     """
     if type(layer) is not nn.Linear or "forward" in layer.__dict__:
         return False
     own = layer._parameters
-    return (
-        _is_plain_tensor(own.get("weight"))
-        and _is_plain_tensor(own.get("bias"))
-        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
-    )
+    return _is_plain_tensor(own.get("weight")) and _is_plain_tensor(own.get("bias"))
+
+
+def need_not_be_called(layer: nn.Module) -> bool:
+    """May its weight and bias stand in for calling a layer? Not where a hook waits for the call.
+
+    The hooks of a tracer, as fvcore's, only note names.
+    """
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return is_plain_linear(layer) and (not any(hooks) or torch.jit.is_tracing())
 
 
 def _is_plain_tensor(weight: Tensor | None) -> bool:
