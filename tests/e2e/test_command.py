@@ -145,7 +145,7 @@ def test_one_worker_and_one_seed_give_the_same_numbers(tmp_path: Path) -> None:
     assert numbers[0] == numbers[1]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path, stop: signal.Signals) -> None:
     command = [CROSSVIT, *QUICK, "--trials", "30"]
     process = subprocess.Popen(
@@ -291,6 +291,7 @@ def test_two_searches_of_one_study_at_once(tmp_path: Path) -> None:
     assert f"is being written by another process (pid {first.pid})" in second.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path) -> None:
     """A limit on file sizes makes the ledger's writes fail as a full disk does; without it the search goes on."""
     study = tmp_path / "results/runs/smoke-digits"
