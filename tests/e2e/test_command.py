@@ -180,6 +180,7 @@ def test_the_search_runs_on_ray_and_leaves_nothing_behind(tmp_path: Path) -> Non
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ctrl_c_on_ray_ends_cleanly(tmp_path: Path) -> None:
     command = [CROSSVIT, "search", "--space", "smoke", "--epochs", "1", "--trials", "30"]
     process = subprocess.Popen(
