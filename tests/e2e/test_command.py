@@ -279,6 +279,7 @@ def test_no_place_to_write_is_one_sentence_whatever_is_written(searched: Path) -
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_two_searches_of_one_study_at_once(tmp_path: Path) -> None:
     first = subprocess.Popen([CROSSVIT, *QUICK, "--trials", "30"], cwd=tmp_path, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 100

@@ -24,6 +24,7 @@ def outcomes(study: Path) -> list[Finished]:
     return [event for event in StudyStore.open_readonly(study).events() if isinstance(event, Finished)]
 
 
+@pytest.mark.slow
 def test_limits_and_views_of_a_running_search(tmp_path: Path) -> None:
     command = (*SEARCH, "--trials", "5", "--limit", "peak_memory_mb<=0.2", "--dashboard", "--tensorboard")
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
