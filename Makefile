@@ -51,7 +51,7 @@ CHOICE_OPTIONS = $(call option,max-flops,MAX_FLOPS) $(call option,max-params,MAX
 	$(call option,prefer,PREFER) $(call option,trials,TRIALS) $(call option,finalists,FINALISTS) $(FOLDER)
 
 # The default space is for a search: beside BASE only a space that was asked for counts.
-ABLATION_OPTIONS = $(call option,base,BASE) $(if $(BASE),$(if $(filter-out file,$(origin SPACE)),--space $(call quoted,$(SPACE))),--space $(call quoted,$(SPACE))) \
+ABLATION_OPTIONS = $(call option,base,BASE) $(if $(and $(BASE),$(filter file,$(origin SPACE))),,--space $(call quoted,$(SPACE))) \
 	$(call option,schemes,SCHEMES) $(call option,components,COMPONENTS) $(call option,dimension,DIMENSION) $(call option,values,VALUES) \
 	$(call option,reference,REFERENCE) $(call option,seeds,SEEDS) $(call option,match,MATCH) $(call option,data,DATA) \
 	$(call option,study,STUDY) $(call option,epochs,EPOCHS) $(call option,seed,SEED) $(call option,workers,WORKERS) \
@@ -84,14 +84,14 @@ dashboard: $(INSTALLED)  ## write a study's journal for optuna-dashboard: STUDY=
 	@$(BIN)/crossvit dashboard $(STUDY_NAME) $(FOLDER)
 
 report: $(INSTALLED)  ## write a study's report again, or compare several: STUDY=|STUDY="a b" FIGURES=png|svg
-	@$(BIN)/crossvit report $(if $(STUDY),$(foreach name,$(STUDY),$(call quoted,$(name))),$(STUDY_NAME)) $(call option,figures,FIGURES) $(FOLDER)
+	@$(BIN)/crossvit report $(foreach name,$(or $(STUDY),$(STUDY_NAME)),$(call quoted,$(name))) $(call option,figures,FIGURES) $(FOLDER)
 
 ablation: $(INSTALLED)  ## compare fusion schemes over paired seeds: BASE=|SPACE= SCHEMES= SEEDS=5 MATCH=flops COMPONENTS=all DIMENSION= VALUES= DATA= EPOCHS=
 	@$(COMMAND) ablate $(ABLATION_OPTIONS)
 
 bench: $(INSTALLED)  ## time a study's front again, alone: STUDY=; networks from elsewhere: BASELINES=timm:a,timm:b TRAIN=1 SEEDS=3 IMAGE_SIZE=
 	@$(BIN)/crossvit bench $(if $(STUDY),$(call quoted,$(STUDY))) $(call option,baselines,BASELINES) $(call switch,train,TRAIN) $(call option,seeds,SEEDS) \
-		 $(call option,image-size,IMAGE_SIZE) $(FOLDER)
+		$(call option,image-size,IMAGE_SIZE) $(FOLDER)
 
 select: $(INSTALLED)  ## choose what to deploy: STUDY= MAX_FLOPS=40M MIN_THROUGHPUT= MAX_PARAMS= MAX_LATENCY_MS= PREFER= TRIALS= OPEN_TEST=1
 	@$(BIN)/crossvit select $(STUDY_NAME) $(CHOICE_OPTIONS) $(call switch,open-test,OPEN_TEST)

@@ -140,9 +140,7 @@ class CrossAttentionBlock(nn.Module):
             return self.attn.of_itself(query)
         if lean:
             normed = self.norm1(tokens)
-            if (
-                normed.data_ptr() == tokens.data_ptr()
-            ):  # a norm that was replaced by nothing: the tokens stay as they are
+            if normed.data_ptr() == tokens.data_ptr():  # where nothing stands in place of the norm
                 normed = normed.clone()
             normed[:, :1] = query
             return self.attn.among(query, normed, link)

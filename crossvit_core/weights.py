@@ -7,7 +7,7 @@ both JSON. Files that others wrote are read by ``load_checkpoint``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def load_model(path: str | Path, arch: ArchConfig | None = None) -> CrossViT:
     with torch.device("meta"):
         model = build_model(stored)
     try:
-        model.load_state_dict(_without_unread(tensors, model), assign=True)
+        model.load_state_dict(_without_unread(tensors, model.state_dict()), assign=True)
     except RuntimeError as error:
         raise WeightsError(f"{path}: its tensors do not fit the architecture it names: {error}") from error
     return model.eval()
@@ -104,7 +104,7 @@ def load_checkpoint(
     tensors, source = read_state_dict(path, ema=ema), _architecture_if_ours(Path(path))
     expected = model.state_dict()
     if source is not None:
-        tensors = _without_unread(tensors, model)
+        tensors = _without_unread(tensors, expected)
     found = differences(tensors, expected)
     if not all(item.of_classifier or item.of_image_size for item in found):
         raise WeightsError(f"{path} holds another architecture: {described(found, tensors)}")
@@ -119,9 +119,8 @@ def load_checkpoint(
     model.load_state_dict(tensors)
 
 
-def _without_unread(tensors: dict[str, Tensor], model: CrossViT) -> dict[str, Tensor]:
+def _without_unread(tensors: Mapping[str, Tensor], built: Collection[str]) -> dict[str, Tensor]:
     """Earlier files of this format hold convolutions behind which nothing reads: now they are not built."""
-    built = set(model.state_dict())
     return {name: tensor for name, tensor in tensors.items() if ".conv_path." not in name or name in built}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,10 +26,16 @@ def _end_in_order(*_: object) -> NoReturn:
 
 def _end_at_once(*_: object) -> NoReturn:
     """Nothing is lost by it: the ledger is on the disk, and unfinished trials come again."""
-    for pid in reversed(descendants(os.getpid())):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+    kill_descendants()
     os._exit(EXIT_INTERRUPTED)
+
+
+def kill_descendants(but: Collection[int] = ()) -> None:
+    """The processes that this one started, and so on, children first; those of ``but`` are left alone."""
+    for pid in reversed(descendants(os.getpid())):
+        if pid not in but:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def descendants(pid: int) -> list[int]:

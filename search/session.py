@@ -77,7 +77,6 @@ class Session:
         self._taken: set[str] = set()
         self._finished: dict[int, Finished] = {}
         self._rungs: dict[tuple[int, int], Rung] = {}
-        self._last_rungs: dict[int, Rung] = {}
         self._attempts: dict[int, int] = {}
         self._running: set[int] = set()
         self._losses: dict[int, int] = {}
@@ -142,7 +141,7 @@ class Session:
         if place not in self._rungs:
             verdict = self._stopping.decide(rung)
             metrics = {**rung.metrics, **verdict.why}
-            self._add_rung(self._write(dataclasses.replace(rung, metrics=metrics, decision=verdict.decision)))
+            self._rungs[place] = self._write(dataclasses.replace(rung, metrics=metrics, decision=verdict.decision))
         return self._rungs[place].decision
 
     def record(self, finished: Finished) -> None:
@@ -224,7 +223,8 @@ class Session:
 
         Attempts under earlier drivers are known from the rung alone, what came after it from the clocks alone.
         """
-        rung = self._last_rungs.get(ended.trial)
+        own = (rung for rung in self._rungs.values() if rung.trial == ended.trial)
+        rung = max(own, key=lambda rung: rung.epoch, default=None)
         metrics = {} if rung is None else {**rung.metrics, "epochs": rung.epoch}
         clocks = self._lost_seconds.get(ended.trial, 0.0) + ended.seconds
         seconds = round(max(clocks, worker_seconds(metrics)), 3)
@@ -280,10 +280,6 @@ class Session:
         self._asked[asked.trial] = asked
         self._taken.add(asked.arch_key)
 
-    def _add_rung(self, rung: Rung) -> None:
-        self._rungs[(rung.trial, rung.epoch)] = rung
-        self._last_rungs[rung.trial] = rung
-
     def _begin(self) -> None:
         """Once in a process, before whatever it writes or hands out first: time is counted from here."""
         if not self._begun:
@@ -304,7 +300,7 @@ class Session:
                 self._add_asked(event)
                 self._searcher.restore(event)
             elif isinstance(event, Rung):
-                self._add_rung(event)
+                self._rungs[(event.trial, event.epoch)] = event
             elif isinstance(event, Finished):
                 self._finished[event.trial] = event
             self._observe(event)

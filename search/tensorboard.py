@@ -6,12 +6,12 @@ only module that imports tensorboardX, which takes torch into the driver.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,13 +70,17 @@ def _epoch(rung: Rung) -> dict[str, float]:
 def _write_trial(target: Path, finished: Finished, curve: list[dict[str, float]]) -> None:
     """A folder appears whole or not at all. Raises OSError.
 
-    Not by tensorboardX's own writer: its thread and its hook at exit outlive an error, and raise it again.
+    Not by tensorboardX's ``SummaryWriter``: its thread and its hook at exit outlive an error, and raise it again.
     """
-    records = b"".join(_record(event) for event in _trial_events(finished, curve))
+    from tensorboardX.record_writer import RecordWriter
+
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
-        (temporary / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}").write_bytes(records)
+        path = temporary / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        with contextlib.closing(RecordWriter(str(path))) as writer:
+            for event in _trial_events(finished, curve):
+                writer.write(event.SerializeToString())
         os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -97,12 +101,3 @@ def _trial_events(finished: Finished, curve: list[dict[str, float]]) -> Iterator
                 yield Event(wall_time=now, step=int(epoch["epoch"]), summary=scalar(name, value))
     for name, value in finished.metrics.items():
         yield Event(wall_time=now, step=len(curve), summary=scalar(f"final/{name}", value))
-
-
-def _record(event: Any) -> bytes:
-    """An event as a file of TensorBoard's holds it: length, checksum, data, checksum."""
-    from tensorboardX.record_writer import masked_crc32c
-
-    data = event.SerializeToString()
-    length = struct.pack("<Q", len(data))
-    return b"".join([length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data))])

@@ -60,6 +60,7 @@ class Space:
         self.limits = limits
         self.fixed = dict(fixed or {})
         self._order = sorted(range(len(dimensions)), key=lambda i: dimensions[i].precedence())
+        self._encoder_counts = next((d.choices for d in dimensions if d.path == NUM_ENCODERS), ())
         self._num_encoders = len(base.encoders)
         self._base_tree = self._fixed_tree(base)
         self.excess = functools.lru_cache(maxsize=200_000)(self._count_excess)
@@ -76,8 +77,7 @@ class Space:
     @property
     def max_encoders(self) -> int:
         """K of the members that have most encoders."""
-        choices = next((d.choices for d in self.dimensions if d.path == NUM_ENCODERS), None)
-        return max(choices) if choices else self.fixed.get(NUM_ENCODERS, self._num_encoders)
+        return max(self._encoder_counts) if self._encoder_counts else self.fixed.get(NUM_ENCODERS, self._num_encoders)
 
     def for_data(self, *, num_classes: int, in_channels: int) -> Space:
         """This space with the classes and channels of a dataset."""
@@ -97,9 +97,8 @@ class Space:
 
     def size(self) -> int:
         """Number of combinations of active choices, before limits."""
-        counts = next((d.choices for d in self.dimensions if d.path == NUM_ENCODERS), None)
         total = 0
-        for count in counts or (len(self._base_tree["encoders"]),):
+        for count in self._encoder_counts or (len(self._base_tree["encoders"]),):
             tree = copy_tree(self._base_tree)
             set_path(tree, NUM_ENCODERS, count)
             free = [d for d in self.dimensions if d.path != NUM_ENCODERS and d.is_active(tree)]

@@ -17,7 +17,7 @@ import signal
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from search.executors.ray_start import (
     set_environment,
 )
 from search.executors.tune_parts import AsksSession, EndsOnError, EvaluatesTrials, PullsTrials, WatchesTime
-from search.interrupt import descendants
+from search.interrupt import descendants, kill_descendants
 from search.plan import Plan
 from search.session import Session
 
@@ -129,7 +129,7 @@ class RayExecutor:
                 ray.init(**self._options(scratch))
         except Exception as error:  # a bare one of Ray's where its node was not up after 30 s
             ray.shutdown()
-            _kill_all_but(others)  # Ray forgets the processes of a node that did not come up
+            kill_descendants(but=others)  # Ray forgets the processes of a node that did not come up
             kind = _StartTimeoutError if "timed out" in str(error).lower() else ExecutorError
             reason = first_line(error).rstrip(".")
             raise kind(f"Ray did not start: {reason}; EXECUTOR=local runs without it") from error
@@ -186,14 +186,6 @@ def _own_signals() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
-
-
-def _kill_all_but(others: Collection[int]) -> None:
-    """Of the processes that this one started, and so on, leave these alone."""
-    for pid in descendants(os.getpid()):
-        if pid not in others:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 def _device_in_worker(asked: str, size: PoolSize) -> str:

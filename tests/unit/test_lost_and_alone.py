@@ -359,25 +359,26 @@ def fake_worker() -> tuple[WorkerProcess, Connection]:
     return worker, far_end
 
 
-def drive_worker_process(session: Session, rung: Rung, pass_seconds: Callable[[float], None]) -> None:
+def begun_worker(session: Session, pass_seconds: Callable[[float], None]) -> tuple[WorkerProcess, Connection]:
+    """Five seconds into a trial that waited a hundred for its process."""
     worker, far_end = fake_worker()
     worker.give(take(session))
     pass_seconds(100)
     far_end.send("begun")
     worker.settle(session)
     pass_seconds(5)
+    return worker, far_end
+
+
+def drive_worker_process(session: Session, rung: Rung, pass_seconds: Callable[[float], None]) -> None:
+    worker, far_end = begun_worker(session, pass_seconds)
     far_end.send(rung)
     worker.settle(session)
     worker.end()
 
 
 def drive_lost_process(session: Session, pass_seconds: Callable[[float], None]) -> None:
-    worker, far_end = fake_worker()
-    worker.give(take(session))
-    pass_seconds(100)
-    far_end.send("begun")
-    worker.settle(session)
-    pass_seconds(5)
+    worker, far_end = begun_worker(session, pass_seconds)
     far_end.close()
     worker.process.kill()
     worker.settle(session)
