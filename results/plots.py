@@ -13,7 +13,8 @@ import plotly.graph_objects as go
 
 from results.frame import complete, front
 from results.metrics import ACCURACY, Metric, cost_metric
-from results.plot_marks import Baseline, Label, draw_baselines, draw_labels, draw_step
+from results.plot_labels import Drawing, Label, draw_labels
+from results.plot_marks import Baseline, draw_baselines, draw_step, step_corners
 from results.plot_style import (
     FAINT,
     INK,
@@ -130,15 +131,14 @@ def draw_front_plot(plot: FrontPlot) -> go.Figure:
     many = sum(len(points.x) for points in plot.groups.values()) > _CROWD
     for fusion, points in plot.groups.items():
         _draw_group(figure, fusion, points, many)
-    for name, points in plot.presets.items():
-        _draw_preset(figure, name, points)
+    _draw_presets(figure, plot.presets)
     _draw_retrained(figure, plot.retrained)
     draw_baselines(figure, plot.baselines, plot.cost)
-    draw_labels(figure, _labels(plot), _all_marks(plot), (plot.x_range, plot.y_range))
+    drawing = _drawing(plot)
+    draw_labels(figure, _labels(plot), drawing)
     set_log_axis(figure, plot.x_range)
     figure.update_yaxes(range=plot.y_range)
-    # The empty corner: cheap and accurate is where the front is, dear and poor is where nothing is drawn.
-    add_note(figure, _note(plot), "left" if plot.cost.maximise else "right")
+    add_note(figure, drawing.note, drawing.note_side)
     return figure
 
 
@@ -242,11 +242,13 @@ def _draw_stopped(figure: go.Figure, points: Points) -> None:
         _add_markers(figure, points, "stopped early", marker)
 
 
-def _draw_preset(figure: go.Figure, name: str, points: Points) -> None:
+def _draw_presets(figure: go.Figure, presets: Mapping[str, Points]) -> None:
+    """Stars; ``draw_labels`` names them."""
     marker = {"color": "#ddaa33", "symbol": "star", "size": 15, "line": {"color": INK, "width": 1}}
-    label = html.escape(name)
-    points = points._replace(text=[f"<b>{label}</b><br>{text}" for text in points.text])
-    _add_markers(figure, points, label, marker, showlegend=False)
+    for index, (name, points) in enumerate(presets.items()):
+        points = points._replace(text=[f"<b>{html.escape(name)}</b><br>{text}" for text in points.text])
+        _add_markers(figure, points, "presets", marker)
+        figure.data[-1].update(legendgroup="presets", showlegend=index == 0)
 
 
 def _labels(plot: FrontPlot) -> list[Label]:
@@ -255,9 +257,13 @@ def _labels(plot: FrontPlot) -> list[Label]:
     return presets + [Label(*other) for other in plot.baselines]
 
 
-def _all_marks(plot: FrontPlot) -> list[tuple[float, float]]:
+def _drawing(plot: FrontPlot) -> Drawing:
     groups = [*plot.groups.values(), plot.retrained]
-    return [pair for points in groups for pair in zip(points.x, points.y)] + [(o.x, o.y) for o in plot.baselines]
+    marks = [pair for points in groups for pair in zip(points.x, points.y)] + [(o.x, o.y) for o in plot.baselines]
+    corners = step_corners((plot.front.x, plot.front.y), plot.cost, plot.x_range)
+    # The empty corner: cheap and accurate is where the front is, dear and poor is where nothing is drawn.
+    side = "left" if plot.cost.maximise else "right"
+    return Drawing((plot.x_range, plot.y_range), marks, corners, _note(plot), side)
 
 
 def _draw_retrained(figure: go.Figure, points: Points) -> None:
@@ -291,13 +297,13 @@ def _with_room(plot: FrontPlot) -> list[CostMark]:
     return kept
 
 
-def _add_markers(figure: go.Figure, points: Points, name: str, marker: dict[str, Any], showlegend: bool = True) -> None:
+def _add_markers(figure: go.Figure, points: Points, name: str, marker: dict[str, Any]) -> None:
     trace = go.Scatter(x=points.x, y=points.y, text=points.text, mode="markers", name=name, marker=marker)
     trace.customdata = [[key, int(member)] for key, member in zip(points.keys, points.on_front)]
     if any(points.spread):
         bars = {"type": "data", "array": points.spread, "thickness": 1.2, "width": 3, "color": marker["color"]}
         trace.error_y = bars
-    figure.add_trace(trace.update(hovertemplate="%{text}<extra></extra>", showlegend=showlegend))
+    figure.add_trace(trace.update(hovertemplate="%{text}<extra></extra>"))
 
 
 def _note(plot: FrontPlot) -> str:

@@ -12,7 +12,7 @@ from results.compare import load_comparison
 from results.findings import load_findings
 from results.frame import front, load_frame
 from results.page import fields_table
-from results.plot_marks import Label, place_labels
+from results.plot_labels import Drawing, Label, Place, place_labels
 from results.plot_style import NOTHING
 from results.plots import draw_front_plot, gather_front_plot
 from results.plots_compare import comparison_figures
@@ -59,24 +59,35 @@ def test_of_few_trials_each_is_drawn_large(new_study: Any, tmp_path: Path) -> No
 
 def test_labels_of_neighbours_do_not_cover_each_other() -> None:
     labels = [Label(f"network-{index}", 1e6 * (1 + index / 100), 50.0 + index / 10) for index in range(4)]
-    places = place_labels(labels, [(label.x, label.y) for label in labels], RANGES)
+    places = place_labels(labels, Drawing(RANGES, [(label.x, label.y) for label in labels]))
     assert len(set(places)) == 4
     for one, other in itertools.combinations(places, 2):
         assert abs(one.up - other.up) >= 14 or {one.anchor, other.anchor} == {"left", "right"}
 
 
 def test_a_label_alone_stands_below_its_mark_and_inside_the_frame() -> None:
-    (middle,) = place_labels([Label("a", 1e6, 50.0)], [(1e6, 50.0)], RANGES)
+    (middle,) = place_labels([Label("a", 1e6, 50.0)], Drawing(RANGES, [(1e6, 50.0)]))
     assert (middle.anchor, middle.right, middle.up) == ("center", 0, -16)
-    (low,) = place_labels([Label("a", 1e6, 20.5)], [(1e6, 20.5)], RANGES)
+    (low,) = place_labels([Label("a", 1e6, 20.5)], Drawing(RANGES, [(1e6, 20.5)]))
     assert low.up > 0
-    (edge,) = place_labels([Label("a long name of a network", 9.9e6, 50.0)], [(9.9e6, 50.0)], RANGES)
+    (edge,) = place_labels([Label("a long name of a network", 9.9e6, 50.0)], Drawing(RANGES, [(9.9e6, 50.0)]))
     assert edge.anchor == "right"
 
 
 def test_a_label_does_not_hide_the_mark_of_another() -> None:
-    (place,) = place_labels([Label("network", 1e6, 50.0)], [(1e6, 50.0), (1e6, 47.0)], RANGES)
+    (place,) = place_labels([Label("network", 1e6, 50.0)], Drawing(RANGES, [(1e6, 50.0), (1e6, 47.0)]))
     assert place.up >= 0
+
+
+def test_a_label_leaves_the_line_of_the_front_and_the_note_alone() -> None:
+    at = [(1e6, 50.0)]
+    (beside,) = place_labels([Label("a", *at[0])], Drawing(RANGES, at, line=[(1e5, 47.0), (1e7, 47.0)]))
+    assert beside == Place("center", 0, 16)
+    (between,) = place_labels([Label("a", *at[0])], Drawing(RANGES, at, line=[(1e6, 20.0), (1e6, 47.0), (1e6, 90.0)]))
+    assert between == Place("left", 10, 0)
+    corner = [(9e6, 24.0)]
+    (free,) = place_labels([Label("a", *corner[0])], Drawing(RANGES, corner, note="below this window: 1 trained"))
+    assert free.up >= 0
 
 
 def test_few_trials_of_a_scheme_are_points_without_a_box(new_study: Any, tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def test_drawing_uses_the_scheme_colours_and_a_step_line(typical_study: Any, tmp
     assert traces["Pareto front"].line.shape == "hv"
     assert traces["Pareto front"].x[:3] == (100_000, 200_000, 800_000)
     assert traces["stopped early"].marker.symbol == "x-thin"
-    assert traces["nano"].marker.symbol == "star"
+    assert traces["presets"].marker.symbol == "star"
+    assert [trace.name for trace in figure.data if trace.name == "presets" and trace.showlegend] == ["presets"]
     assert figure.layout.xaxis.type == "log"
     assert figure.layout.xaxis.title.text == "FLOPs (multiply-adds), log scale"
     assert {"nano", "micro"} <= {note.text for note in figure.layout.annotations}
