@@ -92,8 +92,11 @@ def _walk(part: Any, names: list[str]) -> Iterable[Any]:
 def _options(
     arch: Mapping[str, Any], branches: list[Mapping[str, Any]], encoders: list[Mapping[str, Any]]
 ) -> Iterable[str]:
-    """The improvements of later ViTs that it has, in words."""
+    """Which fusions it mixes and the improvements of later ViTs that it has, in words."""
     residual, head = arch.get("residual_attention", {}), arch.get("head", {})
+    fusions = [_read(encoder, "fusion") for encoder in encoders]
+    if len(set(fusions)) > 1:
+        yield f"fusion {_join((FUSION_LABELS.get(name, name) for name in fusions), ', ')}"
     if residual.get("where"):
         yield f"residual attention {_join(residual['where'], '+')}"
     if residual.get("fusion"):

@@ -36,7 +36,7 @@ def quantized_cells(points: pd.DataFrame) -> Cells:
 def rich_quantized(points: pd.DataFrame, title: str) -> Table:
     """For the terminal."""
     cells = quantized_cells(points)
-    shown = Table(title=title, caption=NOTE, show_edge=False, pad_edge=False, box=None)
+    shown = Table(title=title, caption=NOTE, show_edge=False, pad_edge=False, collapse_padding=True, box=None)
     for name, numeric in zip(cells.header, cells.numeric):
         shown.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in cells.rows:

@@ -161,4 +161,5 @@ def test_encoders_that_differ_are_told_apart() -> None:
     columns = arch_columns(arch)
     assert columns["fusion"] == "mixed"
     assert columns["depths"] == "1+2, 0+3"
+    assert columns["options"] == "fusion cross-attention, no fusion"
     assert (columns["mlp_ratios"], columns["stem"], columns["heads"]) == ("4/1.5", "linear/conv", "2/4")
