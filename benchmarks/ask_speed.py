@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import itertools
 import json
 import os
@@ -62,7 +63,8 @@ def finished_of(trial: Trial) -> Finished:
 
 def past_trials(space: Space, count: int) -> Iterator[Trial]:
     """Distinct random architectures."""
-    rng, seen = np.random.default_rng(0), set()
+    rng = np.random.default_rng(0)
+    seen: set[str] = set()
     while len(seen) < count:
         arch = space.sample(rng)
         key = arch.key()
@@ -122,7 +124,7 @@ def measure(space: Space, sampler: str, trials: list[Trial], asks: int, folder: 
             if trial is None:
                 raise RuntimeError(f"nothing to ask: {session.stop_reason}")
             outcome = finished_of(trial)
-            watch.call("tell", lambda outcome=outcome: session.record(outcome))
+            watch.call("tell", functools.partial(session.record, outcome))
     return watch.times
 
 

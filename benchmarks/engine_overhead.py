@@ -83,7 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     # Interleaved, so that a machine that changes its speed changes it for all.
     names = options.executors.split(",")
-    runs = {name: [] for name in names}
+    runs: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in names}
     for _ in range(options.repeats):
         for name in names:
             runs[name].append(run_once(EXECUTORS[name], options.trials, options.sampler))

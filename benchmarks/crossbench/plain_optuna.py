@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -85,6 +86,8 @@ class HubPruning:
 
     It ranks (accuracy, multiply-adds) of all trials at a rung by domination and lets a median pruner cut by rank.
     """
+
+    compares: ClassVar[tuple[type, ...]] = ()
 
     def __init__(self, searcher: PlainOptuna, hub: ModuleType) -> None:
         self._searcher = searcher

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.crossbench.made_up import made_up_table, table_of_points
-from benchmarks.crossbench.plain_optuna import PLAIN_SAMPLERS, PlainOptuna
+from benchmarks.crossbench.plain_optuna import HUB_PRUNER, PLAIN_SAMPLERS, PlainOptuna
 from benchmarks.crossbench.race import METHODS, Run, Setting, run_method, score_run
 from benchmarks.crossbench.summary import RANDOM, curves, random_scores, ratio_of_medians, reach, summarise
 from benchmarks.crossbench.svg_plot import Line, Panel, draw_panels
@@ -96,6 +96,32 @@ def test_every_method_runs_and_the_summary_has_it(made_up: Table) -> None:
     lines = curves(scores, 3e6)
     assert (lines["q25"] <= lines["median"]).all() and (lines["median"] <= lines["q75"]).all()
     assert lines.groupby(["method", "axis"])["median"].is_monotonic_increasing.all()
+
+
+_HUB = """
+class MultiMetricPrunerTrial:
+    def __init__(self, trial):
+        self.trial = trial
+
+    def report(self, metrics, step):
+        self.metrics = metrics
+
+    def should_prune(self):
+        return self.metrics["macs"] > 0.2 and self.metrics["val_accuracy"] < 0.99
+
+
+def MultiMetricPruner(pruner, metric_directions, joint):
+    return pruner
+"""
+
+
+def test_a_pruner_of_the_hub_stops_trials(tmp_path: Path, made_up: Table) -> None:
+    package = tmp_path / HUB_PRUNER
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(_HUB, encoding="utf-8")
+    setting = Setting(made_up, 3e6, tmp_path)
+    score = score_run(run_method(setting, "optuna random + hub pruner", 0, 24), setting.truth)
+    assert 0 < score.stopped < 24 and score.completed > 0
 
 
 def test_a_picture_has_every_line() -> None:
