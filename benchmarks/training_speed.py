@@ -44,10 +44,11 @@ from torchvision import transforms
 from benchmarks.figures import write_figures
 from crossvit_core.cost import count_cost
 from crossvit_core.data import ImageData, load_dataset
+from crossvit_core.device_info import autocast
 from crossvit_core.model import build_model
 from crossvit_core.presets import PRESETS
 from crossvit_core.recipe import TrainRecipe
-from crossvit_core.train import autocast, train_model
+from crossvit_core.train import train_model
 
 # Of the first epoch's mean loss: rounding differs, and grows from step to step; bfloat16 keeps eight bits.
 TOLERANCE = {"cpu": 1e-3, "cuda": 1e-2}

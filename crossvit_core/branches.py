@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from crossvit_core.config import ArchConfig
+from crossvit_core.device_info import autocast
 from crossvit_core.heads import ClassTokenHead
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.random_stream import seeded
-from crossvit_core.train import Split, autocast
+from crossvit_core.train import Split
 
 _BATCH_SIZE = 512
 

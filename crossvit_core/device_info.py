@@ -1,15 +1,24 @@
-"""What a device is called and what a timing on it depends on."""
+"""A device: which one to take, what it is called, what it computes in, and what a timing on it depends on."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import platform
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
+from crossvit_core.machine import count_cores, cpu_name
+
 _BYTES_PER_MB = 2**20
+
+
+def pick_device(asked: str) -> str:
+    """'auto' is the first GPU that this process sees, else the CPU."""
+    if asked == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    return asked
 
 
 def device_id(device: torch.device | str) -> str:
@@ -25,7 +34,7 @@ def device_name(device: torch.device | str) -> str:
     target = torch.device(device)
     if target.type == "cuda":
         return torch.cuda.get_device_name(target)
-    return _cpu_name()
+    return cpu_name()
 
 
 def describe_device(device: torch.device | str) -> dict[str, Any]:
@@ -36,7 +45,7 @@ def describe_device(device: torch.device | str) -> dict[str, Any]:
         "name": device_name(target),
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu_cores": _usable_cores(),
+        "cpu_cores": count_cores(),
     }
     if target.type == "cuda":
         properties = torch.cuda.get_device_properties(target)
@@ -48,12 +57,20 @@ def describe_device(device: torch.device | str) -> dict[str, Any]:
     return about
 
 
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+def autocast(device: torch.device | str, amp: bool) -> AbstractContextManager[object]:
+    """bfloat16 autocast on a GPU, nothing on a CPU."""
+    if precision(device, amp) == "bf16":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def precision(device: torch.device | str, amp: bool) -> str:
+    """What a network computes in on ``device``: "bf16" under ``autocast``, else "fp32"."""
+    return "bf16" if amp and torch.device(device).type == "cuda" else "fp32"
+
+
+def free_memory(device: torch.device | str) -> None:
+    """Give back what torch keeps of a GPU's memory for its next tensors; also after an error of the GPU."""
+    if torch.device(device).type == "cuda":
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from crossvit_core.machine import visible_device
+
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
 
@@ -62,7 +64,7 @@ class DeviceLock:
         if getattr(self._held, "now", False):
             raise RuntimeError(f"this thread holds the lock of {self.device} already; leave the outer 'with' first")
         folder = lock_folder(self._folder)
-        name = lock_name(self.device, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        name = lock_name(self.device)
         turnstile = _acquire(folder / f"{name}.turnstile", fcntl.LOCK_EX)
         try:
             descriptor = _acquire(folder / f"{name}.lock", kind)
@@ -76,19 +78,16 @@ class DeviceLock:
             _release(descriptor)
 
 
-def lock_name(device: str, visible_devices: str | None) -> str:
+def lock_name(device: str) -> str:
     """The file name for a device: ``cuda`` means ``cuda:0``, numbered as the machine does, not as this process sees it.
 
-    ``visible_devices`` is the value of CUDA_VISIBLE_DEVICES, by which launchers rename each worker's device to cuda:0.
+    By CUDA_VISIBLE_DEVICES, with which launchers rename each worker's device to cuda:0.
     """
     kind, _, number = device.partition(":")
     if kind != "cuda":
         return _file_name(device)
-    index = number or "0"
-    visible = [entry.strip() for entry in (visible_devices or "").split(",") if entry.strip()]
-    if index.isdecimal() and int(index) < len(visible):
-        index = visible[int(index)]
-    return _file_name(f"cuda-{index}")
+    number = number or "0"
+    return _file_name(f"cuda-{visible_device(int(number)) if number.isdecimal() else number}")
 
 
 def lock_folder(folder: Path | None = None) -> Path:

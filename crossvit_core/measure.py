@@ -14,32 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from crossvit_core.config import Size
-from crossvit_core.device_info import describe_device, device_id, device_name
+from crossvit_core.device_info import autocast, device_id, precision
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.reference_net import build_reference
 from crossvit_core.timing import (
     MAX_CONTENTION,
     affordable_pairs,
-    autocast,
     check_settings,
     contention,
     iqr,
-    precision,
     quiet,
     random_images,
     timer_for,
     turns,
     warm_up,
 )
-
-__all__ = [
-    "FLAGS",
-    "Throughput",
-    "describe_device",
-    "device_id",
-    "device_name",
-    "measure_throughput",
-]
 
 _MAX_DRIFT = 0.03
 _MAX_SPREAD = 0.10  # torch.utils.benchmark warns from the same spread on

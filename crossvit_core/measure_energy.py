@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from crossvit_core.config import Size
+from crossvit_core.device_info import autocast
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.energy import EnergyMeter, energy_per_image_mj, open_meter
-from crossvit_core.timing import autocast, quiet, random_images, warm_up
+from crossvit_core.timing import quiet, random_images, warm_up
 
 _WARM_UP_SECONDS = 0.01
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crossvit_core import measure
 from crossvit_core.config import Size
-from crossvit_core.device_info import device_id
+from crossvit_core.device_info import autocast, device_id
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.reference_net import build_reference
 from crossvit_core.timing import (
@@ -22,7 +22,6 @@ from crossvit_core.timing import (
     Timer,
     Warm,
     affordable_pairs,
-    autocast,
     check_settings,
     contention,
     iqr,

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossvit_core.config import Size
+from crossvit_core.device_info import autocast
 from crossvit_core.device_lock import DeviceLock
-from crossvit_core.timing import autocast, quiet, random_images
+from crossvit_core.timing import quiet, random_images
 
 _BYTES_PER_MB = 2**20
 _REQUESTED = "requested_bytes.all"

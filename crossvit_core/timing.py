@@ -10,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from crossvit_core.config import Size
+from crossvit_core.device_info import precision
 from crossvit_core.device_lock import DeviceLock
 
 MAX_CONTENTION = 1.15
@@ -46,22 +45,8 @@ def quiet(model: nn.Module, device: torch.device, amp: bool, lock: DeviceLock | 
         model.eval()
         if device.type == "cpu":
             torch.set_num_threads(1)
-        stack.enter_context(torch.no_grad() if _casts(device, amp) else torch.inference_mode())
+        stack.enter_context(torch.no_grad() if precision(device, amp) == "bf16" else torch.inference_mode())
         yield
-
-
-def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
-    """bfloat16 autocast on a GPU, nothing on a CPU."""
-    return torch.autocast(device.type, torch.bfloat16) if _casts(device, amp) else contextlib.nullcontext()
-
-
-def precision(device: torch.device, amp: bool) -> str:
-    """What a network computes in on ``device``: "bf16" under ``autocast``, else "fp32"."""
-    return "bf16" if _casts(device, amp) else "fp32"
-
-
-def _casts(device: torch.device, amp: bool) -> bool:
-    return amp and device.type == "cuda"
 
 
 def random_images(batch_size: int, in_channels: int, size: Size, device: torch.device) -> Tensor:

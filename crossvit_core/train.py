@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from crossvit_core.augment import augment, mixup, normalization, normalize
 from crossvit_core.checkpoint import CheckpointFolder
 from crossvit_core.data import ImageData
+from crossvit_core.device_info import autocast
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.recipe import TrainRecipe
 from crossvit_core.training_state import TrainingState
@@ -186,13 +187,6 @@ def score(model: nn.Module, split: Split, *, device: torch.device | str, amp: bo
         loss += F.cross_entropy(logits, labels, reduction="sum").double()
         correct += (logits.argmax(1) == labels).sum()
     return loss.item() / len(split), correct.item() / len(split)
-
-
-def autocast(device: torch.device | str, enabled: bool) -> AbstractContextManager[object]:
-    """bfloat16 autocast on a GPU, nothing on a CPU."""
-    if enabled and torch.device(device).type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 class _Trainer:

@@ -5,7 +5,6 @@ A network that cannot be built, measured or trained as asked says so in one line
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from crossvit_core.baseline_flops import NetworkCount, count_network
 from crossvit_core.baselines import PREFIX, BaselineError, Wanted, build_baseline, parse_timm_name
 from crossvit_core.config import ArchConfig, ArchError, Size
 from crossvit_core.cost import count_cost
-from crossvit_core.device_info import device_id
+from crossvit_core.device_info import device_id, free_memory
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.measure import measure_throughput
 from crossvit_core.measure_latency import measure_latency
@@ -107,7 +106,7 @@ def bench_networks(
         except Exception as error:  # anybody's network, on anybody's device
             kind = f"{OUT_OF_MEMORY} on {setting.device}" if is_memory_error(error) else type(error).__name__
             yield Found(row, problem=f"{kind}: {first_line(error)}")
-        _free_memory(setting.device)
+        free_memory(setting.device)
 
 
 def _measured(name: str, setting: Setting) -> dict[str, Any]:
@@ -184,9 +183,3 @@ def _fitted(arch: ArchConfig, name: str, wanted: Wanted) -> ArchConfig:
 def _protocol(study: Mapping[str, Any], pairs: int) -> MeasurePlan:
     known = {name: study["measure"][name] for name in ("batch_size", "window_ms") if name in study.get("measure", {})}
     return replace(MeasurePlan(**known), pairs=pairs)
-
-
-def _free_memory(device: str) -> None:
-    if device.startswith("cuda"):
-        with contextlib.suppress(RuntimeError):
-            torch.cuda.empty_cache()

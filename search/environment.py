@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from crossvit_core.machine import count_cores, cpu_name, visible_device
 from results.store import DEFAULT_RUNS_DIR
 
 _PACKAGES = ("torch", "timm", "optuna", "ray", "numpy", "moocore", "crossvit-search")
@@ -23,7 +24,7 @@ def describe_environment() -> dict[str, Any]:
         "command": command_line(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": count_cores(),
         "memory_gb": round(_memory_bytes() / 1e9, 1),
         "gpus": _gpu_names(),
@@ -60,12 +61,6 @@ def in_runs_dir(command: str, runs_dir: Path) -> str:
     return command if usual else f"{command} RUNS_DIR={shlex.quote(str(runs_dir))}"
 
 
-def count_cores() -> int:
-    """CPU cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
 def count_gpus() -> int:
     """CUDA devices that this process sees. Imports torch only where a device node says that it is worth it."""
     if not glob.glob("/dev/nvidia[0-9]*") and "torch" not in sys.modules:
@@ -77,8 +72,7 @@ def count_gpus() -> int:
 
 def visible_gpus() -> list[str]:
     """An entry for CUDA_VISIBLE_DEVICES for each of the devices that this process sees."""
-    entries = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
-    return [entries[index] if index < len(entries) else str(index) for index in range(count_gpus())]
+    return [visible_device(index) for index in range(count_gpus())]
 
 
 def _gpu_names() -> list[str]:
@@ -87,16 +81,6 @@ def _gpu_names() -> list[str]:
     import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _memory_bytes() -> int:

@@ -5,7 +5,6 @@ The cheap comes first. Every outcome is a record; the traceback of a failure is 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import time
@@ -17,10 +16,12 @@ from typing import Any
 
 import torch
 
+from crossvit_core.atomic_file import write_atomically
 from crossvit_core.branches import score_branches, share_initial_weights
 from crossvit_core.checkpoint import CheckpointFolder
 from crossvit_core.cost import count_cost
 from crossvit_core.data import ImageData, open_cached
+from crossvit_core.device_info import free_memory, pick_device
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.train import DivergedError, EpochResult, open_split, train_model
@@ -64,18 +65,11 @@ def evaluate(trial: Trial, plan: Plan) -> Iterator[Rung | Finished]:
         status, error = "failed", f"{kind}: {first_line(defect)}"
         log = "" if too_big else traceback.format_exc()
     if status == "failed":
-        _free_memory(device)  # not before here: an exception holds on to the tensors of its frames
+        free_memory(device)  # not before here: an exception holds on to the tensors of its frames
     _keep_files(trial, plan, progress, log)
     seconds = progress.earlier_seconds + time.perf_counter() - start
     error = "; ".join(filter(None, [error, *progress.notes]))
     yield make_outcome(trial, status, seconds, progress.metrics, device=device, error=error)
-
-
-def pick_device(asked: str) -> str:
-    """'auto' is the first GPU that this process sees, else the CPU."""
-    if asked == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    return asked
 
 
 @functools.lru_cache(maxsize=1)
@@ -96,10 +90,8 @@ def _run(trial: Trial, plan: Plan, device: str, progress: _Progress) -> Iterator
     if not _take_measured(checkpoints, progress):
         _measure(model, plan, device, lock, progress)
         _keep_measured(checkpoints, progress)
-    # On a CPU a measurement stands load beside it (it compares CPU time), so training need not make room for it.
-    training_lock = lock if device != "cpu" else None
     for epoch in train_model(
-        model, data, plan.recipe, seed=trial.seed, device=device, lock=training_lock, checkpoints=checkpoints
+        model, data, plan.recipe, seed=trial.seed, device=device, lock=lock, checkpoints=checkpoints
     ):
         progress.curve.append({key: round(value, 6) for key, value in epoch.to_dict().items()})
         if epoch.epoch in plan.rungs:
@@ -107,7 +99,7 @@ def _run(trial: Trial, plan: Plan, device: str, progress: _Progress) -> Iterator
             yield Rung(trial=trial.number, epoch=epoch.epoch, metrics=known, decision="continue")
     progress.metrics.update(_scores(epoch), epochs=epoch.epoch, **_seconds(epoch))
     if plan.score_branches:
-        with training_lock.shared() if training_lock is not None else contextlib.nullcontext():
+        with lock.shared():
             progress.metrics.update(_branch_scores(model, data, plan, device))
     if plan.keep_weights and plan.trials_dir is not None:
         _keep_weights(model, trial, data, plan.trial_dir(trial.number), progress)
@@ -194,21 +186,9 @@ def _keep_files(trial: Trial, plan: Plan, progress: _Progress, log: str) -> None
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             if text:
-                _write_whole(folder / name, text)
+                write_atomically(folder / name, text.encode())
     except OSError as error:
         progress.notes.append(f"files of the trial not kept: {error.strerror or error}")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def _free_memory(device: str) -> None:
-    if device.startswith("cuda"):
-        with contextlib.suppress(RuntimeError):
-            torch.cuda.empty_cache()
 
 
 def prepare_worker(threads: int) -> dict[str, Any]:

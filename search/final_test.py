@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from crossvit_core.config import ArchConfig
+from crossvit_core.device_info import pick_device
 from crossvit_core.recipe import TrainRecipe
 from crossvit_core.train import open_split, score
 from crossvit_core.weights import WeightsError, load_model
@@ -15,7 +16,6 @@ from results.store import StoreError, StudyStore
 from results.test_ledger import Look, TestedRun, add_score, open_look, read_look
 from results.units import plural
 from search.environment import in_runs_dir
-from search.evaluate import pick_device
 from search.finalists import SelectionError
 from search.retrain import open_study_data
 from search.selection import Selection

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crossvit_core.data import ImageData
-from crossvit_core.device_info import device_name
+from crossvit_core.device_info import device_name, pick_device
 from crossvit_core.model import CrossViT
 from crossvit_core.quantize.mixed import greedy
 from crossvit_core.quantize.network import Bits, Footprint, Prepared, QuantizedNetwork, divergence, prepare
@@ -40,7 +40,6 @@ from results.quantization import (
     weights_digest,
 )
 from results.store import WriteError
-from search.evaluate import pick_device
 from search.retrain import open_study_data
 from search.trained import Trained, find_trained
 

@@ -77,8 +77,8 @@ def _bench_alone(
     import tempfile
 
     from crossvit_core.baselines import Wanted
+    from crossvit_core.device_info import pick_device
     from search.baselines import Setting, check_names
-    from search.evaluate import pick_device
     from search.plan import MeasurePlan
 
     check_names(names, runs_dir)
@@ -98,11 +98,11 @@ def _bench_alone(
 
 
 def _bench_study(study_dir: Path, names: tuple[str, ...], runs: int, device: str, pairs: int, console: Console) -> None:
+    from crossvit_core.device_info import pick_device
     from results.store import StudyStore
     from search.baseline_training import study_training
     from search.baselines import check_names, study_setting
     from search.environment import in_runs_dir
-    from search.evaluate import pick_device
 
     device = pick_device(device)
     check_names(names, study_dir.parent)

@@ -109,7 +109,7 @@ class ProcessExecutor:
 
 def _device_here(asked: str) -> str:
     """The device that an evaluation in this process takes for the one that was asked for."""
-    from search.evaluate import pick_device  # imports torch
+    from crossvit_core.device_info import pick_device  # imports torch
 
     return pick_device(asked)
 

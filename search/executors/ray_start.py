@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
+from crossvit_core.machine import visible_device
 from search.executors.base import ExecutorError
 
 # Read by Ray when it is imported. Nothing is reported to anybody, nothing is written beside the study's folder.
@@ -82,8 +83,7 @@ def only_device(device: str) -> Iterator[None]:
         return
     name = "CUDA_VISIBLE_DEVICES"
     before = os.environ.get(name)
-    entries = [entry.strip() for entry in (before or "").split(",") if entry.strip()]
-    os.environ[name] = entries[int(number)] if int(number) < len(entries) else number
+    os.environ[name] = visible_device(int(number))
     try:
         yield
     finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from crossvit_core.config import suggest
-from search.environment import count_cores, visible_gpus
+from crossvit_core.machine import count_cores
+from search.environment import visible_gpus
 from search.executors.base import Executor
 from search.executors.pool_size import share_gpus
 from search.study_config import StudyConfig, StudyConfigError

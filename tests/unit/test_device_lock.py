@@ -177,8 +177,13 @@ def test_is_picklable(tmp_path: Path) -> None:
         ("mps/../x", None, "mps----x"),
     ],
 )
-def test_name_is_the_machines_not_the_processs(device: str, visible: str | None, name: str) -> None:
-    assert lock_name(device, visible) == name
+def test_name_is_the_machines_not_the_processs(
+    device: str, visible: str | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert lock_name(device) == name
 
 
 def test_default_folder_is_private_and_may_be_there_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,15 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from crossvit_core.device_info import describe_device, device_id, device_name
 from crossvit_core.device_lock import DeviceLock
 from crossvit_core.measure import (
     FLAGS,
     Throughput,
     _summarise,
     _Windows,
-    describe_device,
-    device_id,
-    device_name,
     measure_throughput,
 )
 from crossvit_core.reference_net import build_reference
