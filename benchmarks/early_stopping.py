@@ -29,9 +29,9 @@ from benchmarks.crossbench.table import Table
 from benchmarks.learning_curves import Proxy, Replayed, Source, Training
 from results.pareto import Array, hypervolume, pareto_mask
 from results.records import Finished, Rung
-from search.executors.base import stopped_outcome
 from search.objectives import Objective, find_objectives
 from search.optuna_searcher import OptunaSearcher
+from search.outcomes import stopped_outcome
 from search.session import Session
 from search.stopping import RULES, Stopping, StoppingRule, make_rule
 from search.trial import Trial

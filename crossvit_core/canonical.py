@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from crossvit_core.config import STACKABLE_FUSIONS, ArchConfig, BranchConfig, EncoderConfig, HeadConfig
+from crossvit_core.config import ATTENTION_FUSIONS, ArchConfig, BranchConfig, EncoderConfig, HeadConfig
 from crossvit_core.exshortcut_config import folded_head, taps_of
 from crossvit_core.reading import read_patches
 from crossvit_core.residual_config import OFF, folded
@@ -40,7 +40,7 @@ def _fold_encoder(encoder: EncoderConfig, arch: ArchConfig) -> EncoderConfig:
     widths = [branch.embed_dim for branch in arch.branches]
     equal_widths = any(a == b for a, b in zip(widths, [*widths[1:], widths[0]]))  # of branches that meet
     changes: dict[str, Any] = {}
-    if encoder.fusion not in STACKABLE_FUSIONS:
+    if encoder.fusion not in ATTENTION_FUSIONS:
         changes["fusion_depth"] = 1
     if encoder.fusion != "cross_attention" or encoder.fusion_depth == 1:
         changes["fusion_reading"] = "published"
@@ -113,7 +113,7 @@ def _fold_branch(
     Without a block whose patches are read it has no convolutions beside attention.
     """
     without_blocks = all(encoder.depths[index] == 0 for encoder in encoders)
-    without_attention = without_blocks and not any(encoder.fusion in STACKABLE_FUSIONS for encoder in encoders)
+    without_attention = without_blocks and not any(encoder.fusion in ATTENTION_FUSIONS for encoder in encoders)
     changes: dict[str, Any] = {}
     changes["mlp_ratio"] = 4.0 if without_blocks else branch.mlp_dim / branch.embed_dim  # the width is a whole number
     if without_attention:

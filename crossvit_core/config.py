@@ -1,7 +1,7 @@
 """The architecture of a CrossViT as plain, frozen data.
 
 An ``ArchConfig`` is the one description that travels between the space, the search, the builder, the cost model and
-the files on disk. This module imports nothing but the standard library.
+the files on disk. Here and in the modules that this one imports there is no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ FUSION_NAMES = ("none", "all_attention", "class_token", "pairwise", "cross_atten
 FUSION_READINGS = ("published", "patches")
 HEAD_NAMES = ("class_token", "exshortcut")
 
-STACKABLE_FUSIONS = ("all_attention", "cross_attention")
+# Those that attend: they make class tokens from patches, and their attention can be stacked (``fusion_depth``).
+ATTENTION_FUSIONS = ("all_attention", "cross_attention")
 
 
 @dataclass(frozen=True, kw_only=True)

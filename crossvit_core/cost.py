@@ -25,7 +25,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig, Size
+from crossvit_core.config import ATTENTION_FUSIONS, ArchConfig, BranchConfig, EncoderConfig, Size
 from crossvit_core.conv_stem import ConvLayer, conv_stem_layers
 from crossvit_core.exshortcut_config import taps_cost
 from crossvit_core.layer_cost import (
@@ -100,7 +100,7 @@ def _encoder_parts(
     ``read`` are the branches whose patches are read after their blocks; the last block of the others is a plain one.
     """
     parts: dict[str, Cost] = {}
-    skips_patches = class_only and encoder.fusion not in READS_PATCHES
+    skips_patches = class_only and encoder.fusion not in ATTENTION_FUSIONS
     for b, (stream, mlp_dim, depth) in enumerate(zip(streams, mlp_dims, encoder.depths)):
         plain = not (branches[b].conv_path or encoder.windows)
         block = block_cost(*stream, mlp_dim) if plain else _vitae_block(branches[b], encoder.window_side(b))
@@ -265,5 +265,4 @@ FUSION_COSTS: dict[str, FusionCost] = {
     "pairwise": pairwise_cost,
     "cross_attention": cross_attention_cost,
 }
-READS_PATCHES = frozenset({"all_attention", "cross_attention"})  # fusions that make class tokens from patches
 HEAD_COSTS: dict[str, HeadCost] = {"class_token": class_token_head_cost, "exshortcut": exshortcut_head_cost}

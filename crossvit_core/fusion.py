@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from crossvit_core import cost
 from crossvit_core.blocks import AttentionBlock, Block, norm_layer
-from crossvit_core.config import BranchConfig, EncoderConfig, Size
+from crossvit_core.config import ATTENTION_FUSIONS, BranchConfig, EncoderConfig, Size
 from crossvit_core.cross_attention import CrossAttentionBlock
 from crossvit_core.parallel_conv import ParallelConv
 from crossvit_core.residual_attention import Chain, Chains
@@ -38,14 +38,12 @@ class MultiScaleEncoder(nn.Module):
     ``reference`` set the encoder computes as the paper writes it, row for row, instead of only what will be read.
     """
 
-    exchange_reads_patches = False  # does ``exchange`` need patches to make class tokens?
-    stacks = False  # does ``fusion_depth`` matter?
-
     def __init__(
         self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float], read: Read = None
     ) -> None:
         super().__init__()
         self.reference = False
+        self.attends = encoder.fusion in ATTENTION_FUSIONS
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 *(
@@ -64,7 +62,7 @@ class MultiScaleEncoder(nn.Module):
         ``lean`` writes over ``tokens``; see ``crossvit_core.lean``. ``chains`` are those of residual attention.
         """
         class_only, lean = class_only and not self.reference, lean and not self.reference
-        skip_patches = class_only and not self.exchange_reads_patches
+        skip_patches = class_only and not self.attends
         starts = [None if chains is None else chains.of_branch(index) for index in range(len(tokens))]
         ran = [_run(blocks, x, skip_patches, lean, chain) for blocks, x, chain in zip(self.blocks, tokens, starts)]
         return self.exchange(ran, class_only, lean, chains)
@@ -124,8 +122,6 @@ class AllAttentionEncoder(MultiScaleEncoder):
     """Eq. 2: all tokens of all branches, mapped to the largest width, attend to each other ``fusion_depth`` times."""
 
     cost = staticmethod(cost.all_attention_cost)
-    exchange_reads_patches = True
-    stacks = True
 
     def __init__(
         self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float], read: Read = None
@@ -220,8 +216,6 @@ class CrossAttentionEncoder(MultiScaleEncoder):
     """
 
     cost = staticmethod(cost.cross_attention_cost)
-    exchange_reads_patches = True
-    stacks = True
 
     def __init__(
         self, branches: Branches, encoder: EncoderConfig, drop_path: Sequence[float], read: Read = None

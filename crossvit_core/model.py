@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crossvit_core import lean
 from crossvit_core.blocks import norm_layer
 from crossvit_core.checkpointing import set_checkpointing
-from crossvit_core.config import ArchConfig, EncoderConfig
+from crossvit_core.config import ATTENTION_FUSIONS, ArchConfig, EncoderConfig
 from crossvit_core.exshortcut import ExShortcutHead, build_taps
 from crossvit_core.exshortcut_config import feature_widths, tap_name, taps_of
 from crossvit_core.fusion import FUSIONS, MultiScaleEncoder
@@ -284,7 +284,7 @@ def drop_path_rates(encoders: Sequence[EncoderConfig], rate: float) -> list[list
 
 
 def _fusion_steps(encoder: EncoderConfig) -> int:
-    stacked = FUSIONS[encoder.fusion].stacks and encoder.fusion_depth > 1
+    stacked = encoder.fusion in ATTENTION_FUSIONS and encoder.fusion_depth > 1
     return encoder.fusion_depth if stacked else 0
 
 

@@ -10,7 +10,7 @@ left out of that block.
 
 from __future__ import annotations
 
-from crossvit_core.config import ArchConfig
+from crossvit_core.config import ATTENTION_FUSIONS, ArchConfig
 from crossvit_core.exshortcut_config import taps_of
 
 Branches = frozenset[int]
@@ -45,7 +45,7 @@ def read_patches(arch: ArchConfig) -> tuple[Branches, ...]:
     for number, encoder in reversed(list(enumerate(arch.encoders))):
         if arch.head.pool != "cls":
             read |= {branch for tapped, branch in taps_of(arch) if tapped == number}
-        if encoder.fusion in ("cross_attention", "all_attention") or (encoder.fusion == "pairwise" and read):
+        if encoder.fusion in ATTENTION_FUSIONS or (encoder.fusion == "pairwise" and read):
             read = every
         found.append(read)
         read |= {index for index in every if encoder.depths[index]}

@@ -19,7 +19,7 @@ from results.ablation_tables import (
 from results.page import bullet_list, escape, fields_table, figure, folded, page, paragraph, section, table
 from results.plots_ablation import draw_differences, gather_differences
 from results.report import write_files
-from results.units import plural, sentence
+from results.units import listed, plural, sentence
 
 
 def write_ablation(study_dir: Path) -> Path:
@@ -77,7 +77,7 @@ def summary(findings: AblationFindings) -> str:
     for result in findings.compared:
         groups.setdefault(result.comparison.verdict, []).append(result.label)
     parts = [
-        f"{_joined(labels)} {'is' if len(labels) == 1 else 'are'} "
+        f"{listed(labels)} {'is' if len(labels) == 1 else 'are'} "
         f"{verdict + ' from' if verdict == ALIKE else verdict + ' than'} {findings.reference_label}"
         for verdict, labels in groups.items()
     ]
@@ -158,7 +158,3 @@ def _caveats(findings: AblationFindings) -> str:
     if findings.match == "none" and len({result.macs for result in findings.results}) > 1:
         items.append("The variants do not cost the same: part of a difference may be paid for. See MATCH=flops.")
     return section("Read with care", bullet_list(items))
-
-
-def _joined(labels: list[str]) -> str:
-    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"

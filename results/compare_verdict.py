@@ -12,6 +12,7 @@ from results.compare import Comparison, Run
 from results.metrics import ACCURACY, Metric
 from results.page import flatten_fields
 from results.pareto import Array
+from results.units import listed
 
 MAX_STRETCHES = 5
 """Up to so many stretches of the cost are told one by one; of more, the shares."""
@@ -87,7 +88,7 @@ def _volume_sentence(runs: Sequence[Run]) -> str:
     top, next_best = _volume(first), _volume(second)
     if top - next_best < _EQUAL:
         level = [run.name for run in ranked if top - _volume(run) < _EQUAL]
-        return f"{_listed(level)} have the same hypervolume, {top:.4f}."
+        return f"{listed(level)} have the same hypervolume, {top:.4f}."
     more = f", {100 * (top / next_best - 1):.1f} % more than {second.name} ({next_best:.4f})" if next_best > 0 else ""
     rest = [f"{run.name} {_volume(run):.4f}" for run in ranked[2:]]
     return f"{first.name} has the largest hypervolume, {top:.4f}{more}{'; ' + ', '.join(rest) if rest else ''}."
@@ -107,7 +108,7 @@ def _stretch_text(each: Stretch, count: int, cost: Metric) -> str:
     to = f" {down}to {cost.write(each.end)}" if math.isfinite(each.end) else " on"
     where = f"from {cost.write(each.start)}{to}"
     if len(each.leaders) > 1:
-        return f"{_listed(each.leaders)} are level {where}"
+        return f"{listed(each.leaders)} are level {where}"
     name = each.leaders[0]
     if math.isinf(each.lead):
         other = "the other" if count == 2 else "any other"
@@ -137,7 +138,3 @@ def _volume(run: Run) -> float:
 
 def _settings(run: Run) -> dict[str, object]:
     return {name: value for name, value in run.findings.study.items() if name not in _NO_SETTINGS}
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

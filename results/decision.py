@@ -73,10 +73,6 @@ class Decision:
         return (*self.candidates, *self.left_out)
 
     @property
-    def num_runs(self) -> int:
-        return sum(len(candidate.runs) for candidate in self.candidates)
-
-    @property
     def fewest_runs(self) -> int:
         return min(len(candidate.runs) for candidate in self.candidates)
 

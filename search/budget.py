@@ -152,10 +152,9 @@ class Plateau:
 
     def _point(self, finished: Finished) -> list[float]:
         """The objectives, lower is better; NaN where there is no result."""
-        values = [objective.value(finished.metrics) for objective in self._objectives]
-        if finished.status != "ok" or None in values:
-            return [math.nan] * len(values)
-        return [-v if o.direction == "max" else v for v, o in zip(values, self._objectives) if v is not None]
+        losses = [objective.loss(finished.metrics) for objective in self._objectives]
+        known = [loss for loss in losses if loss is not None]
+        return known if finished.status == "ok" and len(known) == len(losses) else [math.nan] * len(losses)
 
     def _fix_reference(self) -> None:
         """As soon as one of the first trials has a result; without any, later ones decide."""
@@ -195,5 +194,4 @@ def _worst(objective: Objective, limits: Sequence[Limit]) -> float | None:
         return 0.0
     limit = next((limit for limit in limits if limit.metric == objective.metric), None)
     bound = None if limit is None else limit.minimum if objective.direction == "max" else limit.maximum
-    value = None if bound is None else objective.value({objective.metric: bound})
-    return None if value is None else -value if objective.direction == "max" else value
+    return None if bound is None else objective.loss({objective.metric: bound})

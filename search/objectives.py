@@ -26,6 +26,11 @@ class Objective:
             return None
         return math.log10(value) if self.log else float(value)
 
+    def loss(self, metrics: Mapping[str, float]) -> float | None:
+        """The same, turned so that lower is better."""
+        value = self.value(metrics)
+        return value if value is None or self.direction == "min" else -value
+
 
 OBJECTIVES: dict[str, Objective] = {
     "val_accuracy": Objective("val_accuracy", "max", "validation accuracy"),

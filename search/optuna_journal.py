@@ -27,7 +27,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from crossvit_core.config import ArchConfig
-from results.architecture import arch_columns, describe_columns
+from results.architecture import describe_arch
 from results.memory import MIRRORED, check_fits
 from results.metrics import ACCURACY
 from results.records import Asked, Event, Finished, Rung
@@ -223,7 +223,7 @@ def _take(path: Path, wait: bool) -> IO[str]:
 
 def _about(asked: Asked) -> dict[str, Any]:
     return {
-        "architecture": describe_columns(arch_columns(asked.arch)),
+        "architecture": describe_arch(asked.arch),
         "arch_key": asked.arch_key,
         "source": asked.source,
     }

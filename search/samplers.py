@@ -12,8 +12,8 @@ from optuna.samplers import BaseSampler
 
 from crossvit_core.config import suggest
 from space import Space
+from space.space import MAX_ENUMERABLE
 
-_ENUMERABLE = 20_000
 _GENETIC_POPULATION = (8, 24)
 
 
@@ -28,10 +28,10 @@ def check_sampler(name: str, space: Space) -> None:
     """Raise ValueError for a sampler that is unknown or cannot search this space."""
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}; {suggest(name, SAMPLERS)}")
-    if name == "brute_force" and space.size() > _ENUMERABLE:
+    if name == "brute_force" and not space.is_enumerable:
         raise ValueError(
             f"sampler 'brute_force' tries every architecture; space {space.name!r} has {space.size():,}, "
-            f"more than {_ENUMERABLE:,}: use another sampler, or narrow the space"
+            f"more than {MAX_ENUMERABLE:,}: use another sampler, or narrow the space"
         )
 
 

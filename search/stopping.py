@@ -123,9 +123,9 @@ class Basis:
 
     def costs(self, metrics: Mapping[str, float]) -> list[float] | None:
         """The objectives besides accuracy, all known before training, lower is better; None if one is missing."""
-        told = [(o.value(metrics), o.direction) for o in self.objectives if o.metric != ACCURACY]
-        costs = [-value if direction == "max" else value for value, direction in told if value is not None]
-        return costs if len(costs) == len(told) else None
+        losses = [objective.loss(metrics) for objective in self.objectives if objective.metric != ACCURACY]
+        costs = [loss for loss in losses if loss is not None]
+        return costs if len(costs) == len(losses) else None
 
 
 def make_rule(stopping: Stopping, objectives: Sequence[Objective], epochs: int) -> StoppingRule:

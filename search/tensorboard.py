@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from results.architecture import arch_columns, describe_columns
+from results.architecture import describe_arch
 from results.records import Event, Finished, Rung
 from results.store import StudyStore
 from search.mirrors import MirrorError
@@ -93,7 +93,7 @@ def _trial_events(finished: Finished, curve: list[dict[str, float]]) -> Iterator
 
     now = time.time()
     yield Event(wall_time=now, file_version="brain.Event:2")
-    words = describe_columns(arch_columns(finished.arch))
+    words = describe_arch(finished.arch)
     yield Event(wall_time=now, summary=text("architecture", words))
     for epoch in curve:
         for name, value in epoch.items():

@@ -26,7 +26,7 @@ _REJECTIONS = 64
 _WALKS = 24
 _WALK_STEPS = 60
 _RING_LIMIT = 600
-_ENUMERABLE = 20_000
+MAX_ENUMERABLE = 20_000
 _SEEK_WALKS = 6
 # Of members that no draw comes upon, which take seconds each, and in all where draws fail.
 _SOUGHT = 8
@@ -227,13 +227,6 @@ class Space:
             raise SpaceError(explain_empty(self))
         return found
 
-    def nearest(
-        self, vector: Vector, rng: np.random.Generator, accept: Callable[[ArchConfig], bool]
-    ) -> ArchConfig | None:
-        """As ``nearest_vector``, of architectures."""
-        found = self.nearest_vector(vector, rng, lambda candidate: accept(self.decode(candidate)))
-        return None if found is None else self.decode(found)
-
     def nearest_vector(
         self, vector: Vector, rng: np.random.Generator, accept: Callable[[Vector], bool]
     ) -> Vector | None:
@@ -262,7 +255,7 @@ class Space:
     @property
     def is_enumerable(self) -> bool:
         """Whether the space is small enough for ``nearest_vector`` to go through all members."""
-        return self.size() <= _ENUMERABLE
+        return self.size() <= MAX_ENUMERABLE
 
     # Inside ---------------------------------------------------------------------------------------------------------
 

@@ -127,10 +127,6 @@ def _row(method: str, runs: Sequence[Score], reached: Reached, max_macs: float) 
     return row
 
 
-def _reached(runs: Sequence[Score]) -> dict[float, Array]:
-    return {target: np.array([reach(run, target) for run in runs]).T for target in TARGETS}
-
-
 def _target_columns(method: str, reached: Reached, target: float) -> dict[str, float]:
     name = f"{100 * target:.0f}"
     evaluations, seconds = reached[method][target]

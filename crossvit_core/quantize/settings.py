@@ -57,7 +57,7 @@ def check_targets(targets: Iterable[float]) -> tuple[float, ...]:
 
 
 def check_alpha(alpha: float) -> float:
-    """SQ-b's share of the activations. Raises QuantizeError outside [0, 1]."""
+    """The share of a channel's range that SQ-b gives to the weights. Raises QuantizeError outside [0, 1]."""
     if not 0 <= alpha <= 1:
         raise QuantizeError(f"alpha {alpha:g} is no share; use 0 to 1, of which 0.3 to 0.8 is usual")
     return alpha

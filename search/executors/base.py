@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Protocol
 
 from results.records import Finished, Rung
-from search.outcomes import raised_outcome, ran_out_of_memory, stopped_outcome  # noqa: F401  stopped_outcome: found here
+from search.outcomes import raised_outcome, ran_out_of_memory
 from search.plan import Plan
 from search.session import Session
 from search.trial import Trial

@@ -240,7 +240,6 @@ def test_registries_agree_with_the_names_of_the_configuration() -> None:
         assert set(names) == set(modules) == set(costs)
         for name in names:
             assert modules[name].cost is costs[name]  # type: ignore[attr-defined]
-    assert {name for name, fusion in FUSIONS.items() if fusion.exchange_reads_patches} == cost.READS_PATCHES
 
 
 @pytest.mark.parametrize(("tokens", "width", "heads"), [(5, 8, 2), (1, 12, 3)])

@@ -281,7 +281,7 @@ def wide(smoke: Space, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], 
 
     The space counts as too large to go through; by that its members are known to the test.
     """
-    monkeypatch.setattr("space.space._ENUMERABLE", 100)
+    monkeypatch.setattr("space.space.MAX_ENUMERABLE", 100)
     free = Space("wide", smoke.base, WIDE)
     macs = sorted(count_cost(free.decode(vector)).macs for vector in free.vectors())
 
