@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 import pandas as pd
-from rich.markup import escape
 from rich.table import Table
 
 from results.ablation import ALIKE, REFERENCE, TOO_FEW, AblationFindings, Comparison, VariantResult, twins
+from results.cells import Cells, cells_latex, cells_markdown, rich_cells
 from results.statistics import ALPHA, MOST_SEEDS
-from results.tables import Cells
 from results.units import MISSING, human_count, plural, with_spread
 
 RESULT_NOTE = (
@@ -45,20 +44,20 @@ def rich_tables(findings: AblationFindings) -> list[Table]:
     """For the terminal: what was found, then what it costs."""
     titles = (f"{findings.dimension}: accuracy", "cost, and the branches alone")
     # At 80 columns there is no room for more; how many seeds stand behind a row is said in words below the tables.
-    cells = (_without(result_cells(findings), "n"), _without(cost_cells(findings), PAPER_COLUMNS[-1]))
+    cells = (result_cells(findings).without(("n",)), _on_two_lines(cost_cells(findings).without(PAPER_COLUMNS[-1:])))
     parts = zip(cells, titles, (RESULT_NOTE, COST_NOTE))
-    return [_rich_table(cells, title, note) for cells, title, note in parts]
+    return [rich_cells(cells, title, note, wrapped=("verdict",), tight=True) for cells, title, note in parts]
 
 
 def to_markdown(findings: AblationFindings) -> str:
     """Both tables and the verdicts in words."""
-    tables = [_markdown(cells) for cells in (result_cells(findings), cost_cells(findings))]
+    tables = [cells_markdown(cells) for cells in (result_cells(findings), cost_cells(findings))]
     return "\n".join([*tables, *(f"- {line}" for line in verdict_lines(findings))]) + "\n"
 
 
 def to_latex(findings: AblationFindings) -> str:
     """Both tables as booktabs tabulars."""
-    return "\n".join(_latex(cells) for cells in (result_cells(findings), cost_cells(findings)))
+    return "\n".join(cells_latex(cells) for cells in (result_cells(findings), cost_cells(findings)))
 
 
 def to_csv(findings: AblationFindings) -> str:
@@ -133,10 +132,8 @@ def _paper_cells(result: VariantResult) -> list[str]:
     return [*numbers, ", ".join(f"{value:.1f}" for value in row.top1_branches)]
 
 
-def _without(cells: Cells, column: str) -> Cells:
-    kept = [index for index, name in enumerate(cells.header) if name != column]
-    rows = [tuple(row[index] for index in kept) for row in (cells.header, *cells.rows)]
-    return Cells(rows[0], tuple(cells.numeric[index] for index in kept), rows[1:])
+def _on_two_lines(cells: Cells) -> Cells:
+    return cells._replace(header=tuple(name.replace("paper ", "paper\n") for name in cells.header))
 
 
 def _csv_row(findings: AblationFindings, result: VariantResult) -> dict[str, object]:
@@ -186,38 +183,3 @@ def _p_value(p: float) -> str:
     if not math.isfinite(p):
         return MISSING
     return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _rich_table(cells: Cells, title: str, note: str) -> Table:
-    table = Table(title=escape(title), caption=note, pad_edge=False, collapse_padding=True, box=None)
-    for name, numeric in zip(cells.header, cells.numeric):
-        heading = name.replace("paper ", "paper\n")
-        table.add_column(heading, justify="right" if numeric else "left", no_wrap=name != "verdict")
-    for row in cells.rows:
-        table.add_row(*(escape(text) for text in row))
-    return table
-
-
-def _markdown(cells: Cells) -> str:
-    def line(texts: tuple[str, ...]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
-
-    rule = "|" + "|".join("--:" if right else "---" for right in cells.numeric) + "|"
-    return "\n".join([line(cells.header), rule, *map(line, cells.rows)]) + "\n"
-
-
-def _latex(cells: Cells) -> str:
-    def line(texts: tuple[str, ...]) -> str:
-        return " & ".join(map(_latex_text, texts)) + r" \\"
-
-    columns = "".join("r" if right else "l" for right in cells.numeric)
-    body = [line(cells.header), r"\midrule", *map(line, cells.rows)]
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _latex_text(text: str) -> str:
-    for plain, written in (("\\", r"\textbackslash{}"), ("±", r"$\pm$"), ("<", "$<$")):
-        text = text.replace(plain, written)
-    for special in "&%#_":
-        text = text.replace(special, "\\" + special)
-    return text

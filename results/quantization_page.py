@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
+from results.cells import Cells, cells_markdown, rich_cells
 from results.page import bullet_list, escape, figure, page, paragraph, section, table
 from results.plots_quantized import draw_quantized, point_cells
 from results.report import write_files
-from results.tables import Cells, to_csv
+from results.tables import to_csv
 
 NOTE = (
     "bits: asked; w, a, both: mean bits of weights, of the activations of one image, of both, weighted by elements "
@@ -35,21 +36,13 @@ def quantized_cells(points: pd.DataFrame) -> Cells:
 
 def rich_quantized(points: pd.DataFrame, title: str) -> Table:
     """For the terminal."""
-    cells = quantized_cells(points)
-    shown = Table(title=title, caption=NOTE, show_edge=False, pad_edge=False, collapse_padding=True, box=None)
-    for name, numeric in zip(cells.header, cells.numeric):
-        shown.add_column(name, justify="right" if numeric else "left", no_wrap=True)
-    for row in cells.rows:
-        shown.add_row(*row)
-    return shown
+    return rich_cells(quantized_cells(points), title, NOTE, tight=True)
 
 
 def quantized_markdown(points: pd.DataFrame, title: str) -> str:
     """The table under its title, and what to know of it; ends in a newline."""
-    cells = quantized_cells(points)
-    rule = ["---:" if numeric else "---" for numeric in cells.numeric]
-    lines = "\n".join(f"| {' | '.join(line)} |" for line in (cells.header, rule, *cells.rows))
-    return f"# {title}\n\n{lines}\n\n{NOTE}\n\n" + "".join(f"- {line}\n" for line in CAVEATS)
+    table = cells_markdown(quantized_cells(points))
+    return f"# {title}\n\n{table}\n{NOTE}\n\n" + "".join(f"- {line}\n" for line in CAVEATS)
 
 
 def build_page(points: pd.DataFrame, title: str) -> str:

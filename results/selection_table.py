@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from rich.markup import escape
 from rich.table import Table
 
-from results.tables import Cells
+from results.cells import Cells, cells_markdown, rich_cells
 from results.units import MISSING, human_count, percent, with_spread
 
 _INTERVAL = "95 %"
@@ -71,13 +70,7 @@ def rich_selection(rows: Sequence[SelectionRow], title: str) -> Table:
     """
     cells = selection_cells(rows)
     left_out = {"params", "images/s"} if "test" in cells.header else {"params"}
-    table = Table(title=escape(title), show_edge=False, pad_edge=False, box=None)
-    shown = [index for index, name in enumerate(cells.header) if name not in left_out]
-    for index in shown:
-        table.add_column(cells.header[index], justify="right" if cells.numeric[index] else "left", no_wrap=True)
-    for row in cells.rows:
-        table.add_row(*(escape(row[index]) for index in shown))
-    return table
+    return rich_cells(cells.without(left_out), title)
 
 
 def selection_notes(rows: Sequence[SelectionRow]) -> list[str]:
@@ -87,10 +80,7 @@ def selection_notes(rows: Sequence[SelectionRow]) -> list[str]:
 
 def selection_markdown(rows: Sequence[SelectionRow], title: str, paragraphs: Iterable[str]) -> str:
     """The table under its title, then the paragraphs; ends in a newline."""
-    cells = selection_cells(rows)
-    rule = ["---:" if numeric else "---" for numeric in cells.numeric]
-    lines = [" | ".join(line) for line in (cells.header, rule, *cells.rows)]
-    table = "\n".join(f"| {line} |" for line in lines)
+    table = cells_markdown(selection_cells(rows)).rstrip()
     return "\n\n".join([f"# {title}", table, *paragraphs]) + "\n"
 
 
