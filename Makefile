@@ -35,7 +35,9 @@ switch = $(if $(call on,$(2)),--$(1))
 studies = $(notdir $(patsubst %/study.json,%,$(wildcard $(or $(RUNS_DIR),results/runs)/*/study.json)))
 STUDY_NAME = $(if $(STUDY),$(call quoted,$(STUDY)),$(error STUDY= is missing; $(or $(addprefix STUDY=,$(studies)),no study is there yet: make search makes one)))
 TRIAL_NUMBER = $(if $(TRIAL),$(call quoted,$(TRIAL)),$(error TRIAL= is missing; give the number of a trial of the study, as its table shows it))
-COMMAND = CROSSVIT_MAKE_COMMAND=$(call quoted,make $@ $(MAKEOVERRIDES)) $(BIN)/crossvit
+# What was asked of make, as a shell would read it: make itself escapes blanks, and leaves quotes as they are.
+ASKED = $(subst ",\",$(subst ',\',$(MAKEOVERRIDES)))
+COMMAND = CROSSVIT_MAKE_COMMAND=$(call quoted,make $@ $(ASKED)) $(BIN)/crossvit
 FOLDER = $(call option,runs-dir,RUNS_DIR)
 SEARCH_OPTIONS = --space $(call quoted,$(SPACE)) $(call option,data,DATA) $(call option,study,STUDY) $(call option,trials,TRIALS) \
 	$(call option,hours,HOURS) $(call option,device-hours,DEVICE_HOURS) $(call option,plateau,PLATEAU) \

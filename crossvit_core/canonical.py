@@ -20,8 +20,11 @@ def canonical(arch: ArchConfig) -> dict[str, Any]:
     """``to_dict`` with everything folded that cannot change the function computed.
 
     Fusions stay apart even in a last encoder, where pairwise sums patches that no one reads and so does what
-    class-token fusion does: in the paper's form, which limits and plots count, they cost differently.
+    class-token fusion does: in the paper's form, which limits and plots count, they cost differently. Of what cannot be
+    built nothing is known, and nothing is folded.
     """
+    if arch.violations():
+        return arch.to_dict()
     arch = _with_folded_options(arch)
     arch = _merge_unfused(arch.replace(encoders=tuple(_fold_encoder(encoder, arch) for encoder in arch.encoders)))
     arch = arch.replace(encoders=tuple(_without_void_windows(arch, number) for number in range(len(arch.encoders))))

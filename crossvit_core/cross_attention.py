@@ -22,6 +22,7 @@ class SingleQueryAttention(nn.Module):
     """Projections of the cross-attention (Eq. 6), named as in the published weights.
 
     ``wk.bias`` has no effect on the output, and asks for no gradient; it is kept for those weights.
+    (FullyShardedDataParallel takes such a module with ``use_orig_params=True``.)
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -136,9 +137,10 @@ class CrossAttentionBlock(nn.Module):
 
     def _absorbed(self, token: Tensor, tokens: Tensor | None, lean: bool, link: Link | None) -> Any:
         query = self.norm1(token)
+        ours = type(self.attn) is SingleQueryAttention  # whatever wraps one has its ``forward`` alone
         if tokens is None:
-            return self.attn.of_itself(query)
-        if lean:
+            return self.attn.of_itself(query) if ours else self.attn(query, query[:, :0], link)
+        if lean and ours:
             normed = self.norm1(tokens)
             if normed.data_ptr() == tokens.data_ptr():  # where nothing stands in place of the norm
                 normed = normed.clone()

@@ -103,10 +103,13 @@ def is_plain_linear(layer: nn.Module) -> bool:
 def need_not_be_called(layer: nn.Module) -> bool:
     """May its weight and bias stand in for calling a layer? Not where a hook waits for the call.
 
-    The hooks of a tracer, as fvcore's, only note names.
+    The hooks of a tracer, as fvcore's, only note names, as do those that export and torch's counter of FLOPs put on all
+    modules.
     """
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return is_plain_linear(layer) and (not any(hooks) or torch.jit.is_tracing())
+    of_tracers = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
+    waits = any(hooks) or (_has_any_global_hook() and not of_tracers)
+    return is_plain_linear(layer) and (not waits or torch.jit.is_tracing())
 
 
 def _is_plain_tensor(weight: Tensor | None) -> bool:

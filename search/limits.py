@@ -31,7 +31,7 @@ def limit_space(file: SpaceFile, asked: Sequence[str]) -> tuple[Space, tuple[Lim
     except LimitError as error:
         raise LimitConfigError(str(error)) from error
     closed = tuple(limit for limit in limits if limit.metric in LIMITED_METRICS)
-    space = Space(file.space.name, file.space.base, file.space.dimensions, closed)
+    space = file.space.within(closed)
     return space, tuple(limit for limit in limits if limit.metric not in LIMITED_METRICS)
 
 

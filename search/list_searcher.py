@@ -11,11 +11,15 @@ from search.searcher import Proposal
 
 
 class ListedTrial(NamedTuple):
-    """An architecture and the seed to train it with; ``source`` is what the ledger calls it."""
+    """An architecture and the seed to train it with; ``source`` is what the ledger calls it.
+
+    ``arch_key`` is the key that a ledger has for it already, which may be that of an earlier version.
+    """
 
     arch: ArchConfig
     seed: int
     source: str
+    arch_key: str = ""
 
 
 class ListSearcher:
@@ -32,7 +36,7 @@ class ListSearcher:
         if number >= len(self._items):
             return None
         item = self._items[number]
-        return Proposal(item.arch, item.source, seed=item.seed)
+        return Proposal(item.arch, item.source, seed=item.seed, arch_key=item.arch_key)
 
     def restore(self, asked: Asked) -> None:
         """See ``Searcher.restore``: nothing is to be learned."""

@@ -156,8 +156,8 @@ def _find_recipe(config: RetrainConfig, study: dict[str, Any], path: Path) -> Tr
 def _list_items(config: RetrainConfig, source: StudyStore, events: Sequence[Event]) -> tuple[ListedTrial, ...]:
     """What the ledger has, in its order; then what is missing, one seed of everybody before anybody's next."""
     searched = {event.trial: event for event in source.events() if isinstance(event, Asked)}
-    done = [ListedTrial(ArchConfig.from_dict(e.arch), e.seed, e.source) for e in events if isinstance(e, Asked)]
-    taken = {(item.arch.key(), item.seed) for item in done}
+    done = [_listed(asked, asked.seed, asked.source) for asked in events if isinstance(asked, Asked)]
+    taken = {(item.arch_key, item.seed) for item in done}
     used = {asked.seed for asked in searched.values()}
     study_seed = int(source.study.get("seed", 0))
     for index in range(config.seeds):
@@ -165,8 +165,13 @@ def _list_items(config: RetrainConfig, source: StudyStore, events: Sequence[Even
             asked = searched[trial]
             seed = fresh_seed(study_seed, asked.arch_key, index, used)
             if (asked.arch_key, seed) not in taken:
-                done.append(ListedTrial(ArchConfig.from_dict(asked.arch), seed, f"trial:{trial}"))
+                done.append(_listed(asked, seed, f"trial:{trial}"))
     return tuple(done)
+
+
+def _listed(asked: Asked, seed: int, source: str) -> ListedTrial:
+    """Under the search's own key, by which the two studies are read together."""
+    return ListedTrial(ArchConfig.from_dict(asked.arch), seed, source, asked.arch_key)
 
 
 def _make_plan(config: RetrainConfig, study: dict[str, Any], path: Path, recipe: TrainRecipe, data: ImageData) -> Plan:
@@ -192,7 +197,7 @@ def _describe(
     return {
         "name": path.name,
         "retrain_of": name,
-        "finalists": list(dict.fromkeys(item.arch.key() for item in items)),
+        "finalists": list(dict.fromkeys(item.arch_key for item in items)),
         "seeds": seeds,
         **{part: study[part] for part in _TAKEN_OVER if part in study},
         "data": data.describe(),

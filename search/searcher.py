@@ -15,12 +15,14 @@ class Proposal:
     """An architecture to try. ``hints`` is whatever ``restore`` needs beyond the architecture, as JSON data.
 
     ``seed`` is what to train it with; without one the session derives it from the study's seed and the architecture.
+    ``arch_key`` is for an architecture that another ledger knows under the key of an earlier version.
     """
 
     arch: ArchConfig
     source: str
     hints: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    arch_key: str = ""
 
 
 class Searcher(Protocol):

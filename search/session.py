@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,7 +19,7 @@ from search.budget import Budget, Spending
 from search.enqueue import Enqueued
 from search.outcomes import ran_out_of_memory, worker_seconds
 from search.rounds import Rounds
-from search.searcher import Searcher
+from search.searcher import Proposal, Searcher
 from search.stopping import NeverStop, StoppingRule
 from search.trial import Trial, derive_seed
 
@@ -80,7 +80,7 @@ class Session:
         self._attempts: dict[int, int] = {}
         self._running: set[int] = set()
         self._losses: dict[int, int] = {}
-        self._lost_seconds: dict[int, float] = {}
+        self._lost_seconds: dict[int, float] = defaultdict(float)
         self._alone: set[int] = set()
         self._failures_in_a_row = 0
         self._failed_starts_in_a_row = 0
@@ -171,7 +171,7 @@ class Session:
         if trial.number in self._finished:
             return
         self._watch_starts(started, reason)
-        self._lost_seconds[trial.number] = self._lost_seconds.get(trial.number, 0.0) + seconds
+        self._lost_seconds[trial.number] += seconds
         losses = self._losses[trial.number] = self._losses.get(trial.number, 0) + started
         if losses < MAX_ATTEMPTS:
             self._waiting.append(trial.number)
@@ -195,6 +195,7 @@ class Session:
         if not ran_out_of_memory(finished) or finished.trial in self._alone:
             return False
         self._alone.add(finished.trial)
+        self._lost_seconds[finished.trial] += finished.seconds
         self._waiting.appendleft(finished.trial)
         return True
 
@@ -226,7 +227,7 @@ class Session:
         own = (rung for rung in self._rungs.values() if rung.trial == ended.trial)
         rung = max(own, key=lambda rung: rung.epoch, default=None)
         metrics = {} if rung is None else {**rung.metrics, "epochs": rung.epoch}
-        clocks = self._lost_seconds.get(ended.trial, 0.0) + ended.seconds
+        clocks = self._lost_seconds[ended.trial] + ended.seconds
         seconds = round(max(clocks, worker_seconds(metrics)), 3)
         return dataclasses.replace(ended, metrics=metrics, seconds=seconds)
 
@@ -255,7 +256,7 @@ class Session:
         self._note_spent()
         item = self._next_enqueued()
         if item is not None:
-            asked = self._ask(item.arch, item.source, {})
+            asked = self._ask(Proposal(item.arch, item.source))
             self._searcher.restore(asked)
             return asked
         if self._is_spent():
@@ -264,14 +265,20 @@ class Session:
         if proposal is None:
             self.stop_reason = self._exhausted
             return None
-        return self._ask(proposal.arch, proposal.source, proposal.hints, proposal.seed)
+        return self._ask(proposal)
 
-    def _ask(self, arch: ArchConfig, source: str, hints: dict[str, Any], seed: int | None = None) -> Asked:
+    def _ask(self, proposal: Proposal) -> Asked:
         """From here on the architecture is taken."""
-        key, number = arch.key(), len(self._asked)
-        seed = derive_seed(self._seed, key) if seed is None else seed
+        key = proposal.arch_key or proposal.arch.key()
         asked: Asked = self._write(
-            Asked(trial=number, arch_key=key, arch=arch.to_dict(), seed=seed, source=source, hints=hints)
+            Asked(
+                trial=len(self._asked),
+                arch_key=key,
+                arch=proposal.arch.to_dict(),
+                seed=derive_seed(self._seed, key) if proposal.seed is None else proposal.seed,
+                source=proposal.source,
+                hints=proposal.hints,
+            )
         )
         self._add_asked(asked)
         return asked
@@ -298,6 +305,7 @@ class Session:
         for event in self._store.events():
             if isinstance(event, Asked):
                 self._add_asked(event)
+                self._taken.add(ArchConfig.from_dict(event.arch).key())  # an earlier version may have had another
                 self._searcher.restore(event)
             elif isinstance(event, Rung):
                 self._rungs[(event.trial, event.epoch)] = event

@@ -75,7 +75,8 @@ def find_trained(study_dir: Path, trial: int, origin: str = "auto") -> Trained:
 
 def _retrained(study_dir: Path, arch: ArchConfig) -> Iterator[Trained]:
     for outcome in _finished(study_dir).values():
-        if outcome.status == "ok" and outcome.arch_key == arch.key() and _weights(study_dir, outcome.trial).is_file():
+        same = ArchConfig.from_dict(outcome.arch).key() == arch.key()
+        if same and outcome.status == "ok" and _weights(study_dir, outcome.trial).is_file():
             yield _trained(study_dir, outcome, arch, "")
 
 

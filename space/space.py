@@ -61,7 +61,7 @@ class Space:
         self.fixed = dict(fixed or {})
         self._order = sorted(range(len(dimensions)), key=lambda i: dimensions[i].precedence())
         self._encoder_counts = next((d.choices for d in dimensions if d.path == NUM_ENCODERS), ())
-        self._num_encoders = len(base.encoders)
+        self._given_base = base
         self._base_tree = self._fixed_tree(base)
         self.excess = functools.lru_cache(maxsize=200_000)(self._count_excess)
         self.key = functools.lru_cache(maxsize=100_000)(self._find_key)
@@ -71,24 +71,33 @@ class Space:
 
     @property
     def base(self) -> ArchConfig:
-        """The architecture that holds what no dimension changes."""
-        return from_tree(copy_tree(self._base_tree))
+        """The architecture that holds what no dimension changes, with the encoders that it was given."""
+        full = from_tree(copy_tree(self._base_tree))
+        return full.replace(encoders=full.encoders[: self._base_encoders])
+
+    @property
+    def _base_encoders(self) -> int:
+        return int(self.fixed.get(NUM_ENCODERS, len(self._given_base.encoders)))
 
     @property
     def max_encoders(self) -> int:
         """K of the members that have most encoders."""
-        return max(self._encoder_counts) if self._encoder_counts else self.fixed.get(NUM_ENCODERS, self._num_encoders)
+        return max(self._encoder_counts) if self._encoder_counts else self._base_encoders
 
     def for_data(self, *, num_classes: int, in_channels: int) -> Space:
         """This space with the classes and channels of a dataset."""
-        base = self.base.replace(num_classes=num_classes, in_channels=in_channels)
-        return Space(self.name, base, self.dimensions, self.limits)
+        base = self._given_base.replace(num_classes=num_classes, in_channels=in_channels)
+        return Space(self.name, base, self.dimensions, self.limits, self.fixed)
+
+    def within(self, limits: tuple[Limit, ...]) -> Space:
+        """This space under other limits."""
+        return Space(self.name, self._given_base, self.dimensions, limits, self.fixed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that says exactly which space was searched."""
         return {
             "name": self.name,
-            "base": self.base.to_dict(),
+            "base": from_tree(copy_tree(self._base_tree)).to_dict(),
             "dimensions": {dimension.path: list(dimension.choices) for dimension in self.dimensions},
             "limits": {limit.metric: {"min": limit.minimum, "max": limit.maximum} for limit in self.limits},
         }
@@ -263,7 +272,7 @@ class Space:
         """What no dimension changes: as dimensions are, the general goes before the special."""
         tree = to_tree(base)
         fixed = sorted((Dimension(path, (value,)) for path, value in self.fixed.items()), key=Dimension.precedence)
-        set_path(tree, NUM_ENCODERS, self.fixed.get(NUM_ENCODERS, len(base.encoders)))
+        set_path(tree, NUM_ENCODERS, self._base_encoders)
         if any(not dimension.is_active(tree) for dimension in fixed):
             set_path(tree, NUM_ENCODERS, self.max_encoders)  # or a later encoder would copy an earlier one's value
         for dimension in fixed:

@@ -54,7 +54,7 @@ class Setting:
         """The table's space under this limit."""
         file = load_space(self.table.provenance["space"])
         full = file.space.for_data(num_classes=10, in_channels=1)
-        return Space(full.name, full.base, full.dimensions, (Limit("macs", None, int(self.max_macs)),))
+        return full.within((Limit("macs", None, int(self.max_macs)),))
 
     @property
     def epochs(self) -> int:

@@ -176,7 +176,7 @@ def _run(retraining: Retraining, executor: Executor) -> None:
 def _headline(retraining: Retraining) -> str:
     from results.units import plural
 
-    archs = len({item.arch.key() for item in retraining.items})
+    archs = len({item.arch_key for item in retraining.items})
     data = retraining.described["data"]["name"]
     runs = f"{plural(archs, 'architecture')}, {plural(len(retraining.items), 'run')}"
     return f"study {retraining.path.name}: {runs} on {data}, {plural(retraining.plan.recipe.epochs, 'epoch')} each"

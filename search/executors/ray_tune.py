@@ -122,6 +122,8 @@ class RayExecutor:
         """Raises ExecutorError, with nothing of Ray left; it is a _StartTimeoutError where another try may do."""
         import ray
 
+        if ray.is_initialized():
+            raise ExecutorError("Ray runs in this process already; call ray.shutdown() first, or use EXECUTOR=local")
         others = descendants(os.getpid())
         try:
             with warnings.catch_warnings(), _own_signals():

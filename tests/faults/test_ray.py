@@ -154,6 +154,34 @@ def test_it_starts_in_odd_surroundings(tmp_path: Path) -> None:
     assert output
 
 
+OWN_RAY = """\
+import ray
+from pathlib import Path
+from search.executors.base import ExecutorError
+from search.executors.ray_start import set_environment
+from search.executors.ray_tune import RayExecutor
+from search.study import resolve_study, run_study
+from search.study_config import StudyConfig
+
+set_environment(joins_cluster=False)
+ray.init(num_cpus=1, include_dashboard=False, logging_level="error", object_store_memory=100_000_000)
+held = ray.put("mine")
+try:
+    run_study(resolve_study(StudyConfig(space="smoke", runs_dir=Path("runs"))), RayExecutor(1))
+except ExecutorError as error:
+    print(error)
+print(ray.get(held, timeout=30))
+"""
+
+
+def test_a_ray_of_the_users_own_in_this_process_is_left_alone(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", OWN_RAY], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    error, kept = done.stdout.splitlines()[-2:]
+    assert error.startswith("Ray runs in this process already")
+    assert kept == "mine"
+
+
 @pytest.mark.parametrize("presses", [1, 2])
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, presses: int) -> None:
     process = start(tmp_path, "--trials", "40", "--epochs", "1")

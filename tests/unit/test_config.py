@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -221,3 +222,11 @@ def test_describing_and_counting_need_no_torch() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("changes", [{"embed_dim": 0}, {"mlp_ratio": None}, {"mlp_ratio": math.inf}])
+def test_what_cannot_be_built_has_a_key_all_the_same(changes: dict[str, Any]) -> None:
+    base = PRESETS["crossvit_micro_16"]
+    arch = base.replace(branches=(replace(base.branches[0], **changes), base.branches[1]))
+    assert arch.violations()
+    assert arch.key() != base.key()

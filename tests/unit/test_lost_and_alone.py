@@ -158,6 +158,13 @@ def test_out_of_memory_is_tried_once_more_alone(open_session: OpenSession) -> No
     assert take(session).number == 2
 
 
+def test_each_attempt_without_memory_counts_with_the_time_that_it_took(open_session: OpenSession) -> None:
+    session = open_session()
+    session.record(dataclasses.replace(too_big(take(session)), seconds=100.0))
+    session.record(dataclasses.replace(too_big(take(session)), seconds=50.0))
+    assert [outcome.seconds for outcome in session.outcomes] == [150.0]
+
+
 def test_a_trial_alone_waits_for_the_others_and_they_for_it(open_session: OpenSession) -> None:
     session = open_session()
     queue = TrialQueue(session, shares_devices=True)

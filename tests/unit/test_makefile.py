@@ -22,13 +22,18 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def arguments(*words: str) -> list[str]:
-    """What a shell would call with."""
+def called(*words: str) -> list[str]:
+    """What a shell would call, and the environment before it."""
     done = make(*words)
     assert done.returncode == 0, done.stderr
     [line] = [line for line in done.stdout.replace("\\\n", " ").splitlines() if "bin/crossvit" in line]
-    called = shlex.split(line)
-    return called[called.index(".venv/bin/crossvit") + 1 :]
+    return shlex.split(line)
+
+
+def arguments(*words: str) -> list[str]:
+    """What the command is called with."""
+    line = called(*words)
+    return line[line.index(".venv/bin/crossvit") + 1 :]
 
 
 @pytest.mark.parametrize("value", ["0", "no", "false", "off"])
@@ -69,8 +74,10 @@ def test_what_is_not_understood_is_refused(words: tuple[str, ...], says: str) ->
 
 @pytest.mark.parametrize("value", ["/d/it's mine", '/d/a"b', "/d/a`id`b", "/d/a;b & c", "/d/ä ö"])
 def test_a_path_reaches_the_command_as_it_is(value: str) -> None:
-    words = arguments("search", f"DATA={value}")
+    words = called("search", f"DATA={value}")
     assert words[words.index("--data") + 1] == value
+    asked = words[0].removeprefix("CROSSVIT_MAKE_COMMAND=")
+    assert shlex.split(asked) == ["make", "search", f"DATA={value}"]
 
 
 def test_variables_with_several_words_and_commas() -> None:

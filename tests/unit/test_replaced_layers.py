@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import prune
 
 from crossvit_core.blocks import Attention, Mlp
@@ -166,11 +168,12 @@ class Wrapped(nn.Module):
         super().__init__()
         self.inner = inner
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
+    def forward(self, *args: Any, **options: Any) -> Any:
+        return self.inner(*args, **options)
 
 
 CONV = NANO.replace(branches=tuple(replace(branch, stem="conv") for branch in NANO.branches))
+DEEP_FUSION = _arch(fusion_depth=2)
 REDUCTION = NANO.replace(branches=tuple(replace(branch, stem="reduction") for branch in NANO.branches))
 
 
@@ -178,6 +181,8 @@ REDUCTION = NANO.replace(branches=tuple(replace(branch, stem="reduction") for br
     ("arch", "name"),
     [
         (NANO, "blocks.0.blocks.1.0.mlp"),
+        (NANO, "blocks.0.fusion.0.attn"),
+        (DEEP_FUSION, "blocks.0.fusion.0.1.attn"),
         (NANO, "patch_embed.0"),
         (CONV, "patch_embed.0.proj"),
         (CONV, "patch_embed.0.proj.0"),
@@ -218,6 +223,19 @@ def test_hooks_and_patched_calls_of_keys_and_values_count(silence: Callable[[nn.
     torch.testing.assert_close(model(images).detach(), expected)
     with torch.no_grad():
         torch.testing.assert_close(model(images), expected)
+
+
+def test_a_hook_on_all_modules_sees_every_layer() -> None:
+    model, images = _model(NANO), _images()
+    seen: list[nn.Module] = []
+    hook = register_module_forward_hook(lambda module, args, out: seen.append(module))
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        hook.remove()
+    linear = {module for module in model.modules() if isinstance(module, nn.Linear)}
+    assert linear == {module for module in seen if isinstance(module, nn.Linear)}
 
 
 def test_a_norm_replaced_by_nothing_leaves_the_tokens_alone() -> None:

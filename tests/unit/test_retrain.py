@@ -34,6 +34,7 @@ from search.selection_report import describe_test, next_command, selection_rows,
 from search.session import StudyFailedError
 from search.study import resolve_study
 from search.study_config import StudyConfig
+from search.trained import find_trained
 from search.trial import Trial
 
 BASE = PRESETS["crossvit_nano_16"].replace(num_classes=10, in_channels=1)
@@ -56,13 +57,16 @@ run_retraining(resolve_retraining(config), InProcessExecutor(), listeners=[die])
 """
 
 
-def write_study(runs_dir: Path) -> Path:
-    """A finished search of two architectures and one that was stopped, with digits and one epoch."""
+def write_study(runs_dir: Path, keys: tuple[str, ...] = ("", "", "")) -> Path:
+    """A finished search of two architectures and one that was stopped, with digits and one epoch.
+
+    ``keys``: what it calls them, where that is not what they are called today.
+    """
     asked = resolve_study(StudyConfig(space="smoke", runs_dir=runs_dir, settings={"epochs": 1}))
     described = {**asked.describe(), "measure": {"batch_size": 2, "pairs": 10, "window_ms": 1.0}}
     with StudyStore.create(runs_dir / "s", described) as store:
         for trial, (arch, status) in enumerate([(BASE, "ok"), (WIDER, "ok"), (BASE.replace(num_classes=9), "stopped")]):
-            about = {"trial": trial, "arch_key": arch.key(), "arch": arch.to_dict(), "seed": trial}
+            about = {"trial": trial, "arch_key": keys[trial] or arch.key(), "arch": arch.to_dict(), "seed": trial}
             store.append(Asked(source="tpe", **about))
             metrics = {"val_accuracy": 0.9, "macs": 1000 + trial, "params": 100}
             store.append(Finished(status=status, seconds=1.0, device="cpu", metrics=metrics, **about))  # type: ignore[arg-type]
@@ -149,6 +153,17 @@ def kept_signals() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("kept_signals")
+def test_a_search_that_knows_its_architectures_by_other_keys_is_retrained_and_judged(tmp_path: Path) -> None:
+    study_dir = write_study(tmp_path, keys=("0123456789ab", "", ""))
+    config = RetrainConfig(study_dir=study_dir, trials=(0,), seeds=1)
+    run_retraining(resolve_retraining(config), InProcessExecutor())
+    again = resolve_retraining(config)
+    assert len(again.items) == 1 and again.described["finalists"] == ["0123456789ab"]
+    [judged] = [finalist for finalist in select(study_dir, Wish()).finalists if finalist.trial == 0]
+    assert len(judged.runs) == 1
+    assert find_trained(study_dir, 0, "retrain").trial == 0
+
+
 def test_after_ctrl_c_another_one_does_not_cut_off_how_to_go_on(
     study_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,6 +142,16 @@ def test_a_rung_reported_twice_is_written_once(open_session: OpenSession, tmp_pa
     assert sum(isinstance(event, Rung) for event in events) == 1
 
 
+def test_an_architecture_on_record_under_another_key_is_taken(open_session: OpenSession, tmp_path: Path) -> None:
+    arch = BASE.replace(num_classes=2)  # which the searcher proposes first
+    with StudyStore.create(tmp_path / "s", {}) as store:
+        store.append(Asked(trial=0, arch_key="0123456789ab", arch=arch.to_dict(), seed=0, source="tpe"))
+    session, searcher = open_session()
+    session.next_trial()
+    with pytest.raises(AssertionError):  # of the searcher's, which looks at what is taken
+        searcher.ask(0, session._taken)
+
+
 def test_a_lost_trial_comes_again_and_is_given_up_in_the_end(open_session: OpenSession) -> None:
     session, searcher = open_session(trials=1)
     for attempt in range(1, MAX_ATTEMPTS + 1):

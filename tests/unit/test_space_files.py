@@ -266,6 +266,15 @@ def test_what_is_fixed_holds_whatever_its_order(fixed: str, dimensions: str, pat
         assert get_path(to_tree(member), path) == [expected]
 
 
+def test_a_late_encoder_that_is_fixed_leaves_the_base_as_long_as_it_was() -> None:
+    text = _file("fixed: {encoders.2.fusion: none}\ndimensions: {num_encoders: [1, 2, 3]}")
+    space = parse_space(text, "mine.yaml").space
+    for each in (space, space.for_data(num_classes=3, in_channels=1), space.within(())):
+        assert len(each.base.encoders) == 2
+        assert each.decode((2,)).encoders[2].fusion == "none"
+        assert len(each.to_dict()["base"]["encoders"]) == 3  # all that is fixed is on record
+
+
 def test_a_choice_that_few_combinations_have_can_be_built() -> None:
     primes = [p for p in range(2, 80) if all(p % q for q in range(2, p))]
     lines = [f"  branches.{b}.{name}: {primes}" for b in (0, 1) for name in ("embed_dim", "num_heads")]
