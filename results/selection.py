@@ -53,7 +53,8 @@ class Judgement:
     ``means``, ``lows``, ``highs``: accuracies (fractions), the interval of CONFIDENCE. ``p_best`` sums to 1.
     ``leader`` is who has the highest mean utility; ``contenders`` the fewest candidates that hold the best one with
     CONFIDENCE; ``suggested`` the leader if it is alone in that, else the cheapest of them. Without a second seed
-    anywhere, intervals and ``p_best`` are NaN. ``dispersion`` is the pooled variance between seeds, over p (1 - p).
+    anywhere, intervals and ``p_best`` are NaN; ``p_best`` also of a candidate that has no rival. ``dispersion`` is the
+    pooled variance between seeds, over p (1 - p).
     """
 
     means: Floats
@@ -124,6 +125,8 @@ def _judge_sorted(
     p_best = chances_of_best(groups, num_images, accuracy_weight=accuracy_weight, handicaps=handicaps, points=points)
     contenders = _credible_set(p_best, leader)
     suggested = min(contenders, key=lambda index: (costs[index], -p_best[index]))
+    if len(groups) == 1:
+        p_best = np.full(1, math.nan)  # whoever is alone is not the best of any
     return Judgement(means, lows, highs, p_best, leader, contenders, suggested, dispersion)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -84,7 +85,6 @@ def retrain(
     """Train finalists again on fresh seeds, then show what that says of them. Repeated, it goes on where it was."""
     from results.store import check_study_name
     from search.executors.sizing import make_executor
-    from search.finalists import Wish
     from search.retrain import RetrainConfig, resolve_retraining
     from search.selection import select as choose
     from search.study_config import StudyConfig
@@ -97,7 +97,8 @@ def retrain(
     retraining = resolve_retraining(config)
     sizes = StudyConfig(executor=executor, workers=workers, gpus_per_trial=gpus_per_trial, device=device)
     _run(retraining, make_executor(sizes))
-    show_selection(study_dir, Wish(limits=wish.limits, prefer=prefer, trials=numbers), device=None)
+    # The choice is among all that were trained again, not among those of this time alone.
+    show_selection(study_dir, replace(wish, trials=()), device=None)
 
 
 def make_wish(

@@ -210,6 +210,15 @@ def test_judging_takes_the_fresh_numbers_alone(study_dir: Path) -> None:
     assert all(mean < 0.9 for mean in means)  # what the search's records say
 
 
+def test_training_one_of_them_again_leaves_the_choice_among_all(study_dir: Path) -> None:
+    command = [str(Path(sys.executable).with_name("crossvit")), "retrain", "s", "--runs-dir", str(study_dir.parent)]
+    words = ["--trials", "0", "--seeds", "2", "--executor", "local"]
+    result = subprocess.run([*command, *words], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    chosen = json.loads((study_dir / "selection.json").read_text())
+    assert [(each["trial"], len(each["runs"])) for each in chosen["finalists"]] == [(0, 2), (1, 2)]
+
+
 def test_the_split_stays_closed_until_the_retraining_is_done(study_dir: Path) -> None:
     ledger = retrain_dir(study_dir) / "ledger.jsonl"
     lines = ledger.read_text().splitlines(keepends=True)
