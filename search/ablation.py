@@ -8,7 +8,7 @@ like any other; with more seeds it grows.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from crossvit_core.cost import count_cost
 from crossvit_core.presets import PRESETS
 from results.ablation_record import COMPONENT, FUSION, PLAIN, SOURCE_PREFIX
 from results.store import StudyStore, plain_name
-from search.components import add_components
+from search.components import ALL, add_components, fitting_components, note_unfitting
 from search.enqueue import load_arch
 from search.executors.base import Executor
 from search.list_searcher import ListedTrial, ListSearcher
@@ -91,7 +91,7 @@ def resolve_ablation(config: AblationConfig) -> Ablation:
     _check(config)
     file = load_space(config.space or StudyConfig.space) if config.space or not config.base else None
     base = _find_base(config, file)
-    values = _find_values(config, file)
+    values = _find_values(config, base, file)
     variants = _vary(base, config.dimension, values)
     reference = _find_reference(config, base, variants)
     study = resolve_study(_study_config(config, len(variants)), _space_file(config, base, values, file))
@@ -104,7 +104,7 @@ def resolve_ablation(config: AblationConfig) -> Ablation:
             **fields,
             "sampler": "list",
             "plan": plan,
-            "notes": (*study.notes, *_note_match(variants, reference, config)),
+            "notes": (*study.notes, *_note_parts(variants, reference, config, values, file)),
         },
         variants=tuple(variants),
         seeds=config.seeds,
@@ -126,13 +126,14 @@ def _check(config: AblationConfig) -> None:
     if config.seeds < 2:
         raise AblationError(
             f"an ablation needs at least 2 seeds, got {config.seeds}: from one training of each variant nothing says "
-            "how much of a difference is chance; use --seeds 5"
+            "how much of a difference is chance; use --seeds 5 (make: SEEDS=5)"
         )
     if config.match not in MATCHES:
         raise AblationError(f"unknown match {config.match!r}; {suggest(config.match, MATCHES)}")
     if config.match == "flops" and config.dimension.endswith(".embed_dim"):
         raise AblationError(
-            f"FLOPs are matched by the widths, which {config.dimension!r} varies itself; use --match none"
+            f"FLOPs are matched by the widths, which {config.dimension!r} varies itself; "
+            "use --match none (make: MATCH=none)"
         )
 
 
@@ -157,7 +158,9 @@ def _find_base(config: AblationConfig, file: SpaceFile | None) -> ArchConfig:
     return base
 
 
-def _find_values(config: AblationConfig, file: SpaceFile | None) -> tuple[Any, ...]:
+def _find_values(config: AblationConfig, base: ArchConfig, file: SpaceFile | None) -> tuple[Any, ...]:
+    if config.dimension == COMPONENT and config.values == (ALL,):
+        return fitting_components(base)
     if config.values:
         return config.values
     if config.dimension == FUSION:
@@ -167,7 +170,9 @@ def _find_values(config: AblationConfig, file: SpaceFile | None) -> tuple[Any, .
         where = (
             f"the space {file.space.name!r} varies {', '.join(choices)}" if file is not None else "no space is given"
         )
-        raise AblationError(f"nothing says which values {config.dimension!r} takes; give --values ({where})")
+        raise AblationError(
+            f"nothing says which values {config.dimension!r} takes; give --values (make: VALUES=); {where}"
+        )
     return choices[config.dimension]
 
 
@@ -220,13 +225,32 @@ def _match(variants: list[Variant], reference: str, match: str) -> list[Variant]
     return [v if v.name == reference else match_flops(v, target) for v in variants]
 
 
-def _note_match(variants: list[Variant], reference: str, config: AblationConfig) -> tuple[str, ...]:
+def _note_parts(
+    variants: list[Variant], reference: str, config: AblationConfig, values: tuple[Any, ...], file: SpaceFile | None
+) -> Iterator[str]:
+    """What the user should know of the variants."""
+    if config.match != "none":
+        yield _note_match(variants, reference)
+    if config.dimension == COMPONENT and config.values == (ALL,) and (left_out := note_unfitting(values)):
+        yield left_out
+    if file is not None:
+        yield from _note_limits(variants, file.space)
+
+
+def _note_limits(variants: list[Variant], space: Space) -> Iterator[str]:
+    """Variants outside the limits of the space that they come from: they are trained all the same."""
+    for variant in variants:
+        metrics = {limit.metric: getattr(count_cost(variant.arch), limit.metric) for limit in space.limits}
+        broken = "; ".join(filter(None, (limit.breach(metrics) for limit in space.limits)))
+        if broken:
+            yield f"{variant.name} lies outside the limits of {space.name}: {broken}"
+
+
+def _note_match(variants: list[Variant], reference: str) -> str:
     """What is left of a difference in FLOPs after matching."""
-    if config.match == "none":
-        return ()
     target = next(count_cost(variant.arch).macs for variant in variants if variant.name == reference)
     parts = [f"{v.name} {widths_of(v.arch)} ({mismatch(v.arch, target):+.1%})" for v in variants]
-    return (f"widths that bring FLOPs nearest to {reference}'s: {', '.join(parts)}",)
+    return f"widths that bring FLOPs nearest to {reference}'s: {', '.join(parts)}"
 
 
 def _describe(config: AblationConfig, base: ArchConfig, variants: list[Variant], reference: str) -> dict[str, Any]:

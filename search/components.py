@@ -33,9 +33,32 @@ def add_components(base: ArchConfig, names: Sequence[str]) -> list[Variant]:
     variants = [plain, *(make_variant(name, base, COMPONENTS[name].changes(base)) for name in names)]
     for variant in variants[1:]:
         if variant.arch.key() == plain.arch.key():
-            raise AblationError(f"{variant.name!r} changes nothing: it needs {COMPONENTS[variant.name].needs}")
+            needs = COMPONENTS[variant.name].needs
+            raise AblationError(f"{variant.name!r} changes nothing: it needs {needs}; 'all' takes those that do")
     check_distinct("component", variants)
     return variants
+
+
+def fitting_components(base: ArchConfig) -> tuple[str, ...]:
+    """Those that can be added to the base and change it. Raises AblationError if none can."""
+    fitting = tuple(name for name in COMPONENTS if _fits(base, name))
+    if not fitting:
+        raise AblationError(f"none of the components changes this base; known: {', '.join(COMPONENTS)}")
+    return fitting
+
+
+def note_unfitting(names: Sequence[str]) -> str:
+    """Which components are not among ``names``, and what they would need; empty if all are."""
+    left_out = [f"{name} (it needs {each.needs})" for name, each in COMPONENTS.items() if name not in names]
+    return f"left out, as they change nothing here: {'; '.join(left_out)}" if left_out else ""
+
+
+def _fits(base: ArchConfig, name: str) -> bool:
+    try:
+        add_components(base, [name])
+    except AblationError:
+        return False
+    return True
 
 
 def _chain_all_blocks(base: ArchConfig) -> Mapping[str, Any]:
@@ -56,6 +79,8 @@ def _window_side(grid: tuple[int, int]) -> int:
     both = math.gcd(*grid)
     return max((side for side in range(2, both + 1) if both % side == 0 and side < max(grid)), default=0)
 
+
+ALL = "all"
 
 # By the name that COMPONENTS= takes.
 COMPONENTS = {

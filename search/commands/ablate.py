@@ -90,19 +90,18 @@ def ablate(
 def _what(dimension: str | None, schemes: str, values: str, components: str) -> dict[str, Any]:
     from results.ablation_record import COMPONENT, FUSION
     from search.ablation import AblationError
-    from search.components import COMPONENTS
 
     if components and (dimension is not None or schemes or values):
         raise AblationError("--components says what varies; leave --dimension, --schemes and --values out")
     if components:
         names = split_list(components)
-        return {"dimension": COMPONENT, "values": tuple(COMPONENTS) if names == ("all",) else names}
+        return {"dimension": COMPONENT, "values": names}
     if dimension is not None and dimension != FUSION and schemes:
-        raise AblationError(f"--schemes are values of the fusion; for {dimension} give --values")
+        raise AblationError(f"--schemes are values of the fusion; for {dimension} give --values (make: VALUES=)")
     if schemes and values:
-        raise AblationError("--schemes and --values say the same thing; give one of them")
+        raise AblationError("--schemes and --values (make: SCHEMES=, VALUES=) say the same thing; give one of them")
     if values and dimension is None:
-        raise AblationError("--values needs --dimension, as branches.0.patch_size")
+        raise AblationError("--values needs --dimension (make: DIMENSION=), as branches.0.patch_size")
     return {"dimension": dimension or FUSION, "values": _parse_values(schemes or values)}
 
 

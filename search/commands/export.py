@@ -86,6 +86,8 @@ def _speed_lines(outcome: TrialExport) -> list[str]:
     rows = ((f"file in {runtime}", outcome.speed), ("network in torch", outcome.network_speed))
     ratio = outcome.speed.ratio / outcome.network_speed.ratio
     spread = math.hypot(*(speed.ratio_iqr / 2 / speed.ratio for _, speed in rows))
+    disturbed = {"contended", "drift"} & {*outcome.speed.flags, *outcome.network_speed.flags}
+    caution = "; the machine was busy meanwhile: a hint, to be timed again alone" if disturbed else ""
     return [
         *(
             f"{name}: {with_spread(speed.ips, speed.iqr)} images/s, ratio {speed.ratio:.3f} "
@@ -93,5 +95,5 @@ def _speed_lines(outcome: TrialExport) -> list[str]:
             for name, speed in rows
         ),
         f"the file runs at {ratio:.2f} ±{spread:.1%} x the network's speed (one CPU thread, batches of "
-        f"{outcome.speed.batch_size}, ratios to the fixed reference network timed in turn)",
+        f"{outcome.speed.batch_size}, ratios to the fixed reference network timed in turn){caution}",
     ]

@@ -93,7 +93,7 @@ def test_an_impossible_match_names_the_nearest() -> None:
         ({"seeds": 1}, "at least 2 seeds, got 1: from one training of each"),
         ({"match": "flop"}, "unknown match 'flop'; did you mean 'flops'"),
         ({"dimension": "branches.0.patchsize", "values": (2, 4)}, "did you mean 'patch_size'"),
-        ({"dimension": "branches.0.patch_size"}, r"give --values \(no space is given\)"),
+        ({"dimension": "branches.0.patch_size"}, r"give --values \(make: VALUES=\); no space is given"),
         ({"dimension": "encoders.3.fusion", "values": ("none", "pairwise")}, "it has 1 encoders"),
         ({"dimension": "branches.0.patch_size", "values": (3, 4)}, "variant '3' of the base cannot be built"),
         ({"reference": "cross_atention"}, "'cross_atention' takes no part; did you mean 'cross_attention'"),
@@ -118,6 +118,14 @@ def test_a_space_says_which_values_there_are(tmp_path: Path) -> None:
     assert ablation.name == "ablation-branches.0.embed_dim-smoke-digits"
     with pytest.raises(SpaceError, match="unknown space"):
         resolve(tmp_path, base=None, space="smok")
+
+
+def test_variants_outside_the_limits_of_their_space_are_told(tmp_path: Path) -> None:
+    ablation = resolve(tmp_path, base=None, space="smoke", dimension="branches.1.embed_dim", values=(32, 256))
+    [note] = [note for note in ablation.notes if "outside the limits" in note]
+    assert note.startswith("256 lies outside the limits of smoke: macs is ")
+    inside = resolve(tmp_path, base=None, space="smoke", dimension="branches.0.embed_dim")
+    assert not any("outside the limits" in note for note in inside.notes)
 
 
 # Pairing -------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,19 @@ def test_a_component_that_the_base_has_is_no_component() -> None:
     base = MICRO.replace(branches=tuple(replace(branch, conv_path=True) for branch in MICRO.branches))
     with pytest.raises(AblationError, match="'conv_path' changes nothing"):
         add_components(base, ("conv_path",))
+
+
+def test_all_are_those_that_change_the_base_and_the_others_are_told(tmp_path: Path) -> None:
+    base = tmp_path / "shallow.json"
+    base.write_text(json.dumps(PRESETS["crossvit_nano_16"].replace(encoders=SHALLOW.encoders).to_dict()))
+    study = StudyConfig(runs_dir=tmp_path, settings={"epochs": 1})
+    ablation = resolve_ablation(
+        AblationConfig(base=str(base), dimension=COMPONENT, values=("all",), seeds=2, study=study)
+    )
+    names = [variant.name for variant in ablation.variants]
+    assert names == [PLAIN, "reduction_stem", "conv_path", "windows"]
+    [note] = [note for note in ablation.notes if note.startswith("left out")]
+    assert "exshortcut (it needs at least two encoders)" in note
 
 
 @pytest.mark.slow
