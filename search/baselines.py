@@ -80,7 +80,7 @@ def study_setting(study_dir: Path, device: str, pairs: int) -> Setting:
     height, width = data["image_size"]
     return Setting(
         wanted=Wanted((height, width), data["in_channels"], data["num_classes"], recipe.drop_path),
-        protocol=_protocol(study, pairs),
+        protocol=replace(MeasurePlan.of_study(study), pairs=pairs),
         amp=recipe.amp,
         device=device,
         runs_dir=study_dir.parent,
@@ -178,8 +178,3 @@ def _fitted(arch: ArchConfig, name: str, wanted: Wanted) -> ArchConfig:
         return changed if wanted.size is None else with_image_size(changed, wanted.size).check()
     except ArchError as error:
         raise BaselineError(f"{name}: {error}") from error
-
-
-def _protocol(study: Mapping[str, Any], pairs: int) -> MeasurePlan:
-    known = {name: study["measure"][name] for name in ("batch_size", "window_ms") if name in study.get("measure", {})}
-    return replace(MeasurePlan(**known), pairs=pairs)

@@ -18,6 +18,7 @@ from crossvit_core.recipe import TrainRecipe
 from results.frame import front, load_frame
 from results.records import Asked
 from results.store import StoreError, StudyStore
+from search.plan import MeasurePlan
 
 PAIRS = 200
 
@@ -45,7 +46,7 @@ def time_front(
     if not trials:
         raise StoreError(f"study {study_dir.name!r} has no finished trial to time")
     study = StudyStore.open_readonly(study_dir).study
-    archs = _archs(study_dir, set(trials))
+    archs, protocol = _archs(study_dir, set(trials)), MeasurePlan.of_study(study)
     rows = frame[frame["trial"].isin(trials)].sort_values("macs").to_dict("records")
     for number, row in enumerate(rows, 1):
         tell(f"timing trial {row['trial']}, {number} of {len(rows)}")
@@ -55,9 +56,10 @@ def time_front(
             build_model(arch).to(device),
             size=arch.size,
             in_channels=arch.in_channels,
-            batch_size=study["measure"]["batch_size"],
+            batch_size=protocol.batch_size,
             device=device,
             pairs=pairs,
+            window_ms=protocol.window_ms,
             amp=TrainRecipe.from_dict(study["recipe"]).amp,
             lock=DeviceLock(device),
         )

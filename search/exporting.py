@@ -20,6 +20,7 @@ from crossvit_core.model import CrossViT
 from crossvit_core.train import open_split
 from crossvit_core.weights import WeightsError, load_model
 from results.store import StudyStore
+from search.plan import MeasurePlan
 from search.retrain import open_study_data
 from search.trained import Trained, find_trained
 
@@ -63,7 +64,7 @@ def export_trial(
     about = describe(trained.arch, mean=data.mean, std=data.std, class_names=data.class_names, source=source)
     target = _target(study_dir, trial, format_name, form, out)
     exported = export_model(model, target, form, about, validation_images(data), force=force)
-    batch_size = int(study.get("measure", {}).get("batch_size", 32))
+    batch_size = MeasurePlan.of_study(study).batch_size
     speeds = [time_runner(run, about, batch_size=batch_size, pairs=pairs) for run in (form.open(exported.path), model)]
     outcome = TrialExport(exported, trained, format_name, speeds[0], speeds[1])
     _write_report(outcome)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from space import Limit
 
 GEOMETRIC = (0.125, 0.25, 0.5)
+
+_PROTOCOL = ("batch_size", "pairs", "window_ms")
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,15 @@ class MeasurePlan:
     measures: tuple[str, ...] = ALWAYS
     limits: tuple[Limit, ...] = ()
 
+    @classmethod
+    def of_study(cls, study: Mapping[str, Any]) -> MeasurePlan:
+        """The protocol of a study.json, without the limits; what it does not say is usual."""
+        written = study.get("measure", {})
+        return cls(**{name: written[name] for name in _PROTOCOL if name in written})
+
     def to_dict(self) -> dict[str, Any]:
         """What a study must keep: the protocol, and the limits if there are any. More may be measured later."""
-        protocol = {"batch_size": self.batch_size, "pairs": self.pairs, "window_ms": self.window_ms}
+        protocol = {name: getattr(self, name) for name in _PROTOCOL}
         return {**protocol, "limits": [limit.to_dict() for limit in self.limits]} if self.limits else protocol
 
 

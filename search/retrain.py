@@ -177,16 +177,13 @@ def _listed(asked: Asked, seed: int, source: str) -> ListedTrial:
 def _make_plan(config: RetrainConfig, study: dict[str, Any], path: Path, recipe: TrainRecipe, data: ImageData) -> Plan:
     if data.cache_path is None:
         raise SelectionError(f"the dataset {data.name!r} has no cache that workers could share")
-    protocol = {
-        name: study["measure"][name] for name in ("batch_size", "pairs", "window_ms") if name in study["measure"]
-    }
     return Plan(
         recipe=recipe,
         data_path=data.cache_path,
         trials_dir=(path / "trials").absolute(),
         device=config.device,
         rungs=geometric_rungs(recipe.epochs),
-        measure=MeasurePlan(**protocol),
+        measure=MeasurePlan.of_study(study),
     )
 
 

@@ -129,6 +129,6 @@ def _costs(trial: Trial) -> dict[str, float]:
 def synthetic_accuracy(trial: Trial) -> float:
     """Grows with log FLOPs towards 1, a little by fusion scheme, with noise of half a point from the seed."""
     macs = count_cost(trial.arch).macs
-    bonus = _FUSION_BONUS[trial.arch.encoders[0].fusion]
+    bonus = _FUSION_BONUS.get(trial.arch.encoders[0].fusion, 0.0)
     noise = (derive_seed(trial.seed, "noise") / 2**31 - 0.5) * 0.01
     return min(0.999, 1 - 2.0 * macs**-0.2 + bonus + noise)
