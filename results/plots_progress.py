@@ -27,6 +27,7 @@ from results.plot_style import (
     hover_texts,
     new_figure,
 )
+from results.store import CURVE_FILE, TRIALS_FOLDER, trial_name
 from results.units import plural
 
 MAX_CURVES = 24
@@ -144,7 +145,7 @@ def gather_curves(
         members = members.iloc[np.linspace(0, len(members) - 1, MAX_CURVES).round().astype(int)]
     curves = []
     for trial, fusion, text in zip(members["trial"], members["fusion"], hover_texts(members)):
-        points = list(_read_curve(study_dir / "trials" / f"{trial:05d}" / "curve.jsonl"))
+        points = list(_read_curve(study_dir / TRIALS_FOLDER / trial_name(trial) / CURVE_FILE))
         points = points or [(epoch, 100 * value) for epoch, value in (rungs or {}).get(int(trial), [])]
         if points:
             epochs, accuracy = zip(*points)

@@ -21,7 +21,7 @@ import pandas as pd
 from results.metrics import ACCURACY
 from results.pareto import minimised, pareto_mask
 from results.repeats import find_retraining
-from results.store import WriteError
+from results.store import TRIALS_FOLDER, WEIGHTS_FILE, WriteError, trial_name
 
 FOLDER, POINTS_FILE = "quantized", "points.jsonl"
 FULL, SINGLE, MIXED = "full", "single", "mixed"
@@ -73,7 +73,7 @@ class QuantizedPoint:
 
 def trial_folder(study_dir: Path, trial: int) -> Path:
     """Where a trial's points lie."""
-    return study_dir / FOLDER / f"{trial:05d}"
+    return study_dir / FOLDER / trial_name(trial)
 
 
 def append_point(folder: Path, point: QuantizedPoint) -> None:
@@ -157,7 +157,7 @@ def _origin(study_dir: Path, trial: int, weights: str) -> str:
     """A study without a retraining has but one; deleted files of weights are taken for what the points are not of."""
     if find_retraining(study_dir) is None:
         return SEARCH
-    own = study_dir / "trials" / f"{trial:05d}" / "weights.safetensors"
+    own = study_dir / TRIALS_FOLDER / trial_name(trial) / WEIGHTS_FILE
     return SEARCH if own.is_file() and weights_digest(own) == weights else RETRAINED
 
 

@@ -22,6 +22,11 @@ FORMAT = 1
 _MAX_SHARED = 1024
 DEFAULT_RUNS_DIR = Path("results/runs")
 
+# The files of a trial: TRIALS_FOLDER / trial_name(number) / ...
+TRIALS_FOLDER = "trials"
+WEIGHTS_FILE = "weights.safetensors"
+CURVE_FILE = "curve.jsonl"
+
 # A new study's name leaves room for what is appended to it: "-retrain".
 MAX_NEW_NAME = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -38,6 +43,11 @@ class WriteError(StoreError):
 
 class StudyBusyError(StoreError):
     """Another process is writing this study."""
+
+
+def trial_name(number: int) -> str:
+    """What a trial's folder is called: '00017'."""
+    return f"{number:05d}"
 
 
 def check_study_name(name: str) -> str:
@@ -118,7 +128,7 @@ class StudyStore:
         return _read_json(path) if path.exists() else {}
 
     def trial_dir(self, trial: int) -> Path:
-        return self.path / "trials" / f"{trial:05d}"
+        return self.path / TRIALS_FOLDER / trial_name(trial)
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a file of the study whole or not at all. Raises WriteError, with the file as before."""

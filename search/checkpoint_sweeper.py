@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crossvit_core.checkpoint_files import folders_with_checkpoints, remove_checkpoints
 from results.records import Event, Finished
+from results.store import trial_name
 from search.session import Session
 
 
@@ -18,11 +19,11 @@ class CheckpointSweeper:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Finished):
-            _remove(self._trials_dir / f"{event.trial:05d}")
+            _remove(self._trials_dir / trial_name(event.trial))
 
     def sweep(self, session: Session) -> None:
         """Remove what was left by a driver that was killed, or by workers that outlived theirs."""
-        over = {f"{outcome.trial:05d}" for outcome in session.outcomes}
+        over = {trial_name(outcome.trial) for outcome in session.outcomes}
         for folder in folders_with_checkpoints(self._trials_dir):
             if folder.name in over:
                 _remove(folder)

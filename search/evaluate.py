@@ -27,6 +27,7 @@ from crossvit_core.model import CrossViT, build_model
 from crossvit_core.train import DivergedError, EpochResult, open_split, train_model
 from crossvit_core.weights import save_weights
 from results.records import Finished, Rung, Status
+from results.store import CURVE_FILE, WEIGHTS_FILE
 from search.measuring import Candidate, LimitBrokenError, measure
 from search.outcomes import first_line, is_memory_error, make_outcome, memory_error
 from search.plan import Plan
@@ -168,7 +169,7 @@ def _keep_weights(model: CrossViT, trial: Trial, data: ImageData, folder: Path, 
     about = {"arch_key": trial.arch_key, "mean": list(data.mean), "std": list(data.std)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(folder / "weights.safetensors", model, metadata=about)
+        save_weights(folder / WEIGHTS_FILE, model, metadata=about)
     except OSError as error:
         progress.notes.append(f"weights not kept: {error.strerror or error}")
 
@@ -179,7 +180,7 @@ def _keep_files(trial: Trial, plan: Plan, progress: _Progress, log: str) -> None
     folder = plan.trial_dir(trial.number)
     texts = {
         "arch.json": json.dumps(trial.arch.to_dict(), indent=1) + "\n",
-        "curve.jsonl": "".join(json.dumps(epoch) + "\n" for epoch in progress.curve),
+        CURVE_FILE: "".join(json.dumps(epoch) + "\n" for epoch in progress.curve),
         "log.txt": log,
     }
     try:

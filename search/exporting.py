@@ -19,7 +19,7 @@ from crossvit_core.measure import Throughput
 from crossvit_core.model import CrossViT
 from crossvit_core.train import open_split
 from crossvit_core.weights import WeightsError, load_model
-from results.store import StudyStore
+from results.store import StudyStore, trial_name
 from search.plan import MeasurePlan
 from search.retrain import open_study_data
 from search.trained import Trained, find_trained
@@ -88,7 +88,7 @@ def _load(trained: Trained) -> CrossViT:
 
 def _target(study_dir: Path, trial: int, format_name: str, form: ExportFormat, out: Path | None) -> Path:
     kind = ".timm" if format_name == "timm" else ""
-    default = f"{study_dir.name}-{trial:05d}{kind}{form.suffix}"
+    default = f"{study_dir.name}-{trial_name(trial)}{kind}{form.suffix}"
     if out is None:
         return study_dir / "export" / default
     return out / default if out.is_dir() else out

@@ -12,7 +12,7 @@ from crossvit_core.train import open_split, score
 from crossvit_core.weights import WeightsError, load_model
 from results.records import Asked, Finished
 from results.repeats import describe_stranger, find_retraining
-from results.store import StoreError, StudyStore
+from results.store import WEIGHTS_FILE, StoreError, StudyStore
 from results.test_ledger import Look, TestedRun, add_score, open_look, read_look
 from results.units import plural
 from search.environment import in_runs_dir
@@ -20,8 +20,6 @@ from search.finalists import SelectionError
 from search.retrain import open_study_data
 from search.selection import Selection
 from search.selection_report import retrain_command
-
-WEIGHTS_NAME = "weights.safetensors"
 
 
 def look_at_test(study_dir: Path, selection: Selection, device: str = "auto") -> Look:
@@ -86,7 +84,7 @@ def _weigh(study_dir: Path, run: TestedRun, arch: ArchConfig) -> TestedRun:
 
 
 def _weights_path(study_dir: Path, run: int) -> Path:
-    return _open_retraining(study_dir).trial_dir(run) / WEIGHTS_NAME
+    return _open_retraining(study_dir).trial_dir(run) / WEIGHTS_FILE
 
 
 def _scored_in_bfloat16(study_dir: Path) -> set[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from crossvit_core.config import ArchConfig
 from crossvit_core.recipe import TrainRecipe
+from results.store import trial_name
 from search.measures import ALWAYS
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Plan:
         """Folder of a trial's files."""
         if self.trials_dir is None:
             raise ValueError("this plan keeps no files")
-        return self.trials_dir / f"{number:05d}"
+        return self.trials_dir / trial_name(number)
 
 
 def geometric_rungs(epochs: int, shares: Sequence[float] = GEOMETRIC) -> tuple[int, ...]:

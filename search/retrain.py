@@ -15,7 +15,7 @@ from crossvit_core.data import ImageData, load_dataset
 from crossvit_core.recipe import TrainRecipe
 from results.records import Asked, Event
 from results.repeats import describe_stranger, retrain_dir
-from results.store import StoreError, StudyStore
+from results.store import TRIALS_FOLDER, StoreError, StudyStore
 from results.units import plural
 from search.checkpoint_sweeper import CheckpointSweeper
 from search.choices import check_device
@@ -86,7 +86,7 @@ def run_retraining(
     Raises StudyFailedError if no run came to a result.
     """
     with _open_store(retraining) as store:
-        sweeper = CheckpointSweeper(retraining.path / "trials")
+        sweeper = CheckpointSweeper(retraining.path / TRIALS_FOLDER)
         session = Session(
             store,
             ListSearcher(retraining.items),
@@ -180,7 +180,7 @@ def _make_plan(config: RetrainConfig, study: dict[str, Any], path: Path, recipe:
     return Plan(
         recipe=recipe,
         data_path=data.cache_path,
-        trials_dir=(path / "trials").absolute(),
+        trials_dir=(path / TRIALS_FOLDER).absolute(),
         device=config.device,
         rungs=geometric_rungs(recipe.epochs),
         measure=MeasurePlan.of_study(study),

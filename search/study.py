@@ -16,7 +16,7 @@ from crossvit_core.cost import count_cost
 from crossvit_core.data import ImageData, load_dataset
 from crossvit_core.presets import PRESETS
 from crossvit_core.recipe import TrainRecipe
-from results.store import StoreError, check_new_name
+from results.store import TRIALS_FOLDER, StoreError, check_new_name
 from search.budget import Budget, open_spending
 from search.checkpoint_sweeper import CheckpointSweeper
 from search.choices import (
@@ -123,7 +123,7 @@ def resolve_study(config: StudyConfig, file: SpaceFile | None = None) -> Study:
     plan = Plan(
         recipe=recipe,
         data_path=data.cache_path,
-        trials_dir=(path / "trials").absolute(),
+        trials_dir=(path / TRIALS_FOLDER).absolute(),
         device=config.device,
         rungs=stopping.epochs_of(recipe.epochs),
         measure=measure,
@@ -166,7 +166,7 @@ def run_study(
     """
     with open_store(study) as store, contextlib.ExitStack() as opened:
         enqueued = [*study.enqueued, *member_presets(study.space)] if searcher is None else []
-        sweeper = CheckpointSweeper(study.path / "trials")
+        sweeper = CheckpointSweeper(study.path / TRIALS_FOLDER)
         rule = make_rule(study.stopping, study.objectives, study.plan.recipe.epochs)
         limits = (*study.space.limits, *study.plan.measure.limits)
         session = Session(

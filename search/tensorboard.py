@@ -19,7 +19,7 @@ from typing import Any
 
 from results.architecture import describe_arch
 from results.records import Event, Finished, Rung
-from results.store import StudyStore
+from results.store import CURVE_FILE, StudyStore, trial_name
 from search.mirrors import MirrorError
 
 FOLDER = "tensorboard"
@@ -47,7 +47,7 @@ class TensorBoardMirror:
             self._rungs.setdefault(event.trial, []).append(event)
         elif isinstance(event, Finished):
             rungs = self._rungs.pop(event.trial, [])
-            target = self._folder / f"{event.trial:05d}"
+            target = self._folder / trial_name(event.trial)
             if not target.exists():
                 _write_trial(target, event, self._curve(event.trial) or [_epoch(rung) for rung in rungs])
 
@@ -57,7 +57,7 @@ class TensorBoardMirror:
     def _curve(self, trial: int) -> list[dict[str, float]]:
         """Epoch by epoch, as the worker left it; empty where it left nothing that can be read."""
         try:
-            text = (self._store.trial_dir(trial) / "curve.jsonl").read_text(encoding="utf-8")
+            text = (self._store.trial_dir(trial) / CURVE_FILE).read_text(encoding="utf-8")
             return [json.loads(line) for line in text.splitlines()]
         except (OSError, ValueError):
             return []

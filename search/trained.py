@@ -11,14 +11,12 @@ from crossvit_core.artefact import ExportError
 from crossvit_core.config import ArchConfig, suggest
 from results.records import Finished
 from results.repeats import describe_stranger, find_retraining
-from results.store import StudyStore
+from results.store import WEIGHTS_FILE, StudyStore
 from results.units import percent
 from search.enqueue import asked_arch
 from search.environment import in_runs_dir
 
 ORIGINS = ("auto", "search", "retrain")
-
-_WEIGHTS_FILE = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -135,4 +133,4 @@ def _finished(study_dir: Path) -> dict[int, Finished]:
 
 
 def _weights(study_dir: Path, trial: int) -> Path:
-    return StudyStore.open_readonly(study_dir).trial_dir(trial) / _WEIGHTS_FILE
+    return StudyStore.open_readonly(study_dir).trial_dir(trial) / WEIGHTS_FILE

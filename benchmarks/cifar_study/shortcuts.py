@@ -23,7 +23,7 @@ from scipy.stats import kendalltau, norm
 from benchmarks.crossbench.make_table import curve_columns
 from results.frame import load_frame
 from results.repeats import find_retraining
-from results.store import StudyStore
+from results.store import CURVE_FILE, TRIALS_FOLDER, StudyStore, trial_name
 
 SHARES = (0.05, 0.10, 0.25)
 
@@ -54,7 +54,7 @@ def _fisher(tau: float) -> float:
 def accuracies_after(study_dir: Path, trials: Sequence[int]) -> dict[float, list[float]]:
     """Validation accuracies of trials after each share of their epochs, at least one, from their curves."""
     epochs = int(StudyStore.open_readonly(study_dir).study["recipe"]["epochs"])
-    curves = [curve_columns(study_dir / "trials" / f"{trial:05d}" / "curve.jsonl") for trial in trials]
+    curves = [curve_columns(study_dir / TRIALS_FOLDER / trial_name(trial) / CURVE_FILE) for trial in trials]
     places = {share: max(1, round(share * epochs)) - 1 for share in SHARES}
     return {share: [curve["curve_val_accuracy"][place] for curve in curves] for share, place in places.items()}
 

@@ -27,7 +27,7 @@ import pandas as pd
 from benchmarks.crossbench.table import CURVES, DEFAULT_PATH, Table, TableError
 from crossvit_core.config import ArchConfig
 from results.records import Event, Finished
-from results.store import DEFAULT_RUNS_DIR, StoreError, StudyStore
+from results.store import CURVE_FILE, DEFAULT_RUNS_DIR, StoreError, StudyStore
 from search.executors.sizing import make_executor
 from search.study import Study, resolve_study, run_study
 from search.study_config import StudyConfig
@@ -85,7 +85,7 @@ def _study_rows(study: Study) -> Iterator[dict[str, Any]]:
                 "error": event.error,
                 "device": event.device,
                 **event.metrics,
-                **curve_columns(store.trial_dir(event.trial) / "curve.jsonl"),
+                **curve_columns(store.trial_dir(event.trial) / CURVE_FILE),
             }
 
 
