@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -10,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from results.architecture import abbreviate_columns, arch_columns
-from results.pareto import hypervolume, reference_point
 from results.records import Asked, Event, Finished
 from results.units import duration, human_count, per_second, percent
 from search.session import Session
+from search.standing import Standing
 
 
 class SearchProgress:
@@ -25,8 +24,7 @@ class SearchProgress:
 
     def __init__(self, console: Console, macs_limit: float | None) -> None:
         self._console = console
-        self._corner = (1.0, math.log10(macs_limit) if macs_limit else None)
-        self._points: list[tuple[float, float]] = []
+        self._standing = Standing(macs_limit)
         self._total = 0
         self._done = 0
         self._done_before = 0
@@ -46,7 +44,7 @@ class SearchProgress:
         """Take in what earlier runs of this study left, and start to show."""
         self._total = session.trials
         for outcome in session.outcomes:
-            self._add_point(outcome)
+            self._standing.add(outcome)
         self._done = self._done_before = len(session.outcomes)
         if self._done:
             self._console.print(f"going on: {self._done} of {self._total} trials are done", markup=False)
@@ -79,28 +77,24 @@ class SearchProgress:
 
     def _on_finished(self, finished: Finished) -> None:
         self._done += 1
-        self._add_point(finished)
+        self._standing.add(finished)
         self._note_start(finished)
         width = len(str(self._total))
         line = f"[{self._done:>{width}}/{self._total}] #{finished.trial:<{width}} {_outcome_words(finished)}"
-        standing = self._standing()
+        standing = self._describe_standing()
         if self._bar is None and standing:
             line += f"  | {standing}"
         style = None if finished.status == "ok" else "yellow"
         self._console.print(line, style=style, markup=False, soft_wrap=True)
         self._refresh()
 
-    def _add_point(self, finished: Finished) -> None:
-        accuracy, macs = (finished.metrics.get(name, math.nan) for name in ("val_accuracy", "macs"))
-        if finished.status == "ok" and math.isfinite(accuracy) and macs > 0:
-            self._points.append((1 - accuracy, math.log10(macs)))
-
-    def _standing(self) -> str:
-        if not self._points:
-            return ""
-        corner = reference_point(self._points, self._corner)
-        best = 1 - min(error for error, _ in self._points)
-        parts = [f"best {percent(best)}", f"hypervolume {hypervolume(self._points, corner):.3f}", self._time_left()]
+    def _describe_standing(self) -> str:
+        best, volume = self._standing.best_accuracy, self._standing.hypervolume()
+        parts = [
+            "" if best is None else f"best {percent(best)}",
+            "" if volume is None else f"hypervolume {volume:.3f}",
+            self._time_left(),
+        ]
         return "  ".join(filter(None, parts))
 
     def _time_left(self) -> str:
@@ -111,7 +105,7 @@ class SearchProgress:
 
     def _refresh(self) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, description=self._standing())
+            self._bar.update(self._task, completed=self._done, description=self._describe_standing())
 
 
 def _outcome_words(finished: Finished) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -11,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from results.pareto import hypervolume, reference_point
 from results.records import STATUSES, Asked, Ended, Event, Finished, Rung, Started
 from results.store import StoreError, StudyStore
 from results.units import duration, percent, plural, quantity
+from search.standing import Standing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,8 +75,8 @@ def read_status(study_dir: Path, clock: float | None = None) -> StudyStatus:
         budget=max(budget, tally.asked()),
         counts=tally.counts,
         open_trials=len(tally.open),
-        best_accuracy=tally.best_accuracy(),
-        hypervolume=tally.hypervolume(),
+        best_accuracy=tally.standing.best_accuracy,
+        hypervolume=tally.standing.hypervolume(),
         rate=tally.rate(),
         age_seconds=max(0.0, now - tally.last_time) if tally.last_time else None,
         alive=alive,
@@ -150,24 +149,12 @@ class _Tally:
         self.counts = dict.fromkeys(STATUSES, 0)
         self.open: set[int] = set()
         self.last_time = 0.0
-        self._corner = (1.0, math.log10(macs_limit) if macs_limit else None)
+        self.standing = Standing(macs_limit)
         self.end = ""
         self._gaps: deque[float] = deque(maxlen=_RECENT)
         self._last_finish: float | None = None
-        self._front: list[tuple[float, float]] = []
-        self._worst_cost = -math.inf
-        self._best_accuracy: float | None = None
         for event in events:
             self._add(event)
-
-    def best_accuracy(self) -> float | None:
-        return self._best_accuracy
-
-    def hypervolume(self) -> float | None:
-        """As the search's own display has it: accuracy times decades of FLOPs within the space's limit."""
-        if not self._front:
-            return None
-        return hypervolume(self._front, reference_point([(1.0, self._worst_cost)], self._corner))
 
     def asked(self) -> int:
         """How many trials there are, over or not: enqueued networks are asked for beyond the study's number, too."""
@@ -197,22 +184,7 @@ class _Tally:
         if self._last_finish is not None:
             self._gaps.append(finished.time - self._last_finish)
         self._last_finish = finished.time
-        self._add_point(finished)
-
-    def _add_point(self, finished: Finished) -> None:
-        accuracy, macs = (finished.metrics.get(name, math.nan) for name in ("val_accuracy", "macs"))
-        if finished.status != "ok" or not math.isfinite(accuracy):
-            return
-        self._best_accuracy = max(accuracy, self._best_accuracy if self._best_accuracy is not None else accuracy)
-        if 0 < macs < math.inf:
-            self._worst_cost = max(self._worst_cost, math.log10(macs))
-            self._enter_front((1 - accuracy, math.log10(macs)))
-
-    def _enter_front(self, point: tuple[float, float]) -> None:
-        """Only what the hypervolume needs is kept: a study may have millions of trials."""
-        if not any(error <= point[0] and cost <= point[1] for error, cost in self._front):
-            self._front = [kept for kept in self._front if not (point[0] <= kept[0] and point[1] <= kept[1])]
-            self._front.append(point)
+        self.standing.add(finished)
 
 
 def _headline(status: StudyStatus) -> str:

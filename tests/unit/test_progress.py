@@ -1,0 +1,83 @@
+"""What a person sees while a study runs, line by line; its status, read from the ledger, says the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from crossvit_core import PRESETS
+from results.records import Finished, Status
+from results.store import StudyStore
+from search.list_searcher import ListedTrial, ListSearcher
+from search.progress import SearchProgress
+from search.session import Session
+from search.status import describe_status, read_status
+from search.trial import Trial
+
+BASE = PRESETS["crossvit_nano_16"]
+MACS_LIMIT = 1_000_000
+
+
+class Watched:
+    """A study driven by hand, its clock too, with its progress written as into a log."""
+
+    def __init__(self, store: StudyStore, trials: int, sources: Sequence[str]) -> None:
+        self.now = 1000.0
+        self.path = store.path
+        items = [ListedTrial(BASE.replace(num_classes=n + 2), n, source) for n, source in enumerate(sources)]
+        self._text = io.StringIO()
+        self.progress = SearchProgress(Console(file=self._text, width=300), MACS_LIMIT)
+        self.session = Session(
+            store, ListSearcher(items), trials=trials, seed=0, listeners=[self.progress], clock=lambda: self.now
+        )
+        self.progress.open(self.session)
+
+    def ask(self, count: int = 1) -> list[Trial]:
+        trials = [self.session.next_trial() for _ in range(count)]
+        return [trial for trial in trials if trial is not None]
+
+    def end(self, trial: Trial, status: Status = "ok", seconds: float = 26.0, **metrics: float) -> None:
+        about = {"arch_key": trial.arch_key, "arch": trial.arch.to_dict(), "seed": trial.seed, "device": "cpu"}
+        self.session.record(Finished(trial=trial.number, status=status, seconds=seconds, metrics=metrics, **about))  # type: ignore[arg-type]
+
+    @property
+    def lines(self) -> list[str]:
+        return self._text.getvalue().splitlines()
+
+    def status_lines(self) -> list[str]:
+        return [line.strip() for line in describe_status(read_status(self.path, clock=self.now))]
+
+
+Watch = Callable[..., Watched]
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Watch]:
+    """Runs study 's' as a new process would: the one before is closed first."""
+    with contextlib.ExitStack() as stores:
+
+        def watch_one(trials: int = 4, sources: Sequence[str] = (), **study: object) -> Watched:
+            stores.close()
+            path, limits = tmp_path / "s", {"macs": {"min": None, "max": MACS_LIMIT}}
+            described = {"trials": trials, "space": {"limits": limits}, **study}
+            store = StudyStore.open(path) if StudyStore.exists(path) else StudyStore.create(path, described)
+            return Watched(stores.enter_context(store), trials, sources or ["tpe"] * trials)
+
+        yield watch_one
+
+
+@pytest.mark.parametrize("macs", [{}, {"macs": float("inf")}])
+def test_progress_and_status_have_one_standing(watch: Watch, macs: dict[str, float]) -> None:
+    """Also of an outcome whose FLOPs are unknown: its accuracy is the best, its volume none."""
+    study = watch()
+    first, second, third = study.ask(3)
+    study.end(first, val_accuracy=0.99, **macs)
+    study.end(second, val_accuracy=0.9, macs=10_000.0)
+    study.end(third, "stopped", val_accuracy=0.999, macs=10_000.0)
+    assert "best 99.0 %  hypervolume 1.800" in study.lines[-1]
+    assert "best accuracy: 99.0 %; hypervolume 1.800" in study.status_lines()
