@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from results.architecture import abbreviate_columns, arch_columns
 from results.records import Asked, Event, Finished
 from results.units import duration, human_count, per_second, percent
+from search.pace import Pace
 from search.session import Session
 from search.standing import Standing
 
@@ -29,7 +30,7 @@ class SearchProgress:
         self._done = 0
         self._done_before = 0
         self._start = time.monotonic()
-        self._first_asked: float | None = None
+        self._pace = Pace()
         self._bar: Progress | None = None
         self._task: Any = None
 
@@ -59,15 +60,11 @@ class SearchProgress:
             self._bar.start()
 
     def __call__(self, event: Event) -> None:
+        self._pace.observe(event)
         if isinstance(event, Asked):
-            self._on_asked()
+            self._refresh()
         elif isinstance(event, Finished):
             self._on_finished(event)
-
-    def _on_asked(self) -> None:
-        if self._first_asked is None:
-            self._first_asked = time.monotonic()
-        self._refresh()
 
     def _note_start(self, finished: Finished) -> None:
         """Once, from the first outcome: how long workers took to get ready."""
@@ -98,10 +95,8 @@ class SearchProgress:
         return "  ".join(filter(None, parts))
 
     def _time_left(self) -> str:
-        fresh = self._done - self._done_before
-        if self._first_asked is None or not fresh:
-            return ""
-        return f"{duration((time.monotonic() - self._first_asked) / fresh * (self._total - self._done))} left"
+        seconds = self._pace.seconds_left(self._total - self._done)
+        return "" if seconds is None else f"{duration(seconds)} left"
 
     def _refresh(self) -> None:
         if self._bar is not None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from results.records import STATUSES, Asked, Ended, Event, Finished, Rung, Started
+from results.records import STATUSES, Asked, Ended, Event, Finished, Rung
 from results.store import StoreError, StudyStore
 from results.units import duration, percent, plural, quantity
+from search.pace import Pace
 from search.standing import Standing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_RECENT = 32
 _QUIET_SECONDS = 600.0
 _REFRESH_SECONDS = 2.0
 
@@ -28,9 +28,9 @@ class StudyStatus:
     """The standing of one study. ``None`` is what cannot be known yet.
 
     ``budget`` is the study's number of trials, or how many were asked for if that is more. ``counts`` has an entry per
-    final status, ``open_trials`` are asked and not finished. ``rate`` is finished trials per second over the last few,
-    pauses between runs left out. ``age_seconds`` is since the last event; ``alive`` says whether a process holds the
-    study's lock; ``end`` is why the study is over, if it is; ``resume`` the command that goes on.
+    final status, ``open_trials`` are asked and not finished. ``rate`` is finished trials per second of the process that
+    last worked on it. ``age_seconds`` is since the last event; ``alive`` says whether a process holds the study's lock;
+    ``end`` is why the study is over, if it is; ``resume`` the command that goes on.
     """
 
     name: str
@@ -77,7 +77,7 @@ def read_status(study_dir: Path, clock: float | None = None) -> StudyStatus:
         open_trials=len(tally.open),
         best_accuracy=tally.standing.best_accuracy,
         hypervolume=tally.standing.hypervolume(),
-        rate=tally.rate(),
+        rate=tally.pace.rate(),
         age_seconds=max(0.0, now - tally.last_time) if tally.last_time else None,
         alive=alive,
         end=tally.end,
@@ -151,8 +151,7 @@ class _Tally:
         self.last_time = 0.0
         self.standing = Standing(macs_limit)
         self.end = ""
-        self._gaps: deque[float] = deque(maxlen=_RECENT)
-        self._last_finish: float | None = None
+        self.pace = Pace()
         for event in events:
             self._add(event)
 
@@ -160,20 +159,14 @@ class _Tally:
         """How many trials there are, over or not: enqueued networks are asked for beyond the study's number, too."""
         return sum(self.counts.values()) + len(self.open)
 
-    def rate(self) -> float | None:
-        """Finished trials per second over the last few."""
-        seconds = sum(self._gaps)
-        return len(self._gaps) / seconds if seconds > 0 else None
-
     def _add(self, event: Event) -> None:
         self.last_time = max(self.last_time, event.time)
         if isinstance(event, Ended):
             self.end = event.reason
         elif not isinstance(event, Rung):
             self.end = ""
-        if isinstance(event, Started):
-            self._last_finish = None  # what lies before is a pause
-        elif isinstance(event, Asked):
+        self.pace.observe(event)
+        if isinstance(event, Asked):
             self.open.add(event.trial)
         elif isinstance(event, Finished):
             self._add_finished(event)
@@ -181,9 +174,6 @@ class _Tally:
     def _add_finished(self, finished: Finished) -> None:
         self.open.discard(finished.trial)
         self.counts[finished.status] = self.counts.get(finished.status, 0) + 1
-        if self._last_finish is not None:
-            self._gaps.append(finished.time - self._last_finish)
-        self._last_finish = finished.time
         self.standing.add(finished)
 
 

@@ -41,7 +41,8 @@ class Watched:
         trials = [self.session.next_trial() for _ in range(count)]
         return [trial for trial in trials if trial is not None]
 
-    def end(self, trial: Trial, status: Status = "ok", seconds: float = 26.0, **metrics: float) -> None:
+    def end(self, trial: Trial, status: Status = "ok", seconds: float = 26.0, **found: float) -> None:
+        metrics = {"val_accuracy": 0.9, **found}
         about = {"arch_key": trial.arch_key, "arch": trial.arch.to_dict(), "seed": trial.seed, "device": "cpu"}
         self.session.record(Finished(trial=trial.number, status=status, seconds=seconds, metrics=metrics, **about))  # type: ignore[arg-type]
 
@@ -81,3 +82,23 @@ def test_progress_and_status_have_one_standing(watch: Watch, macs: dict[str, flo
     study.end(third, "stopped", val_accuracy=0.999, macs=10_000.0)
     assert "best 99.0 %  hypervolume 1.800" in study.lines[-1]
     assert "best accuracy: 99.0 %; hypervolume 1.800" in study.status_lines()
+
+
+def test_progress_and_status_agree_on_the_time_left(watch: Watch) -> None:
+    """Two workers, ready after 14 seconds; a process that goes on with it counts for itself."""
+    study = watch(trials=6)
+    running = study.ask(2)
+    study.now += 40.0
+    study.end(running[0])
+    assert "left" not in study.lines[-1]
+    running += study.ask()
+    study.end(running[1])
+    assert study.lines[-1].endswith("80 s left")
+    assert "pace: 3 trials a minute, 80 s left" in study.status_lines()
+    again = watch(trials=6)
+    [second] = again.ask()
+    assert not any("pace" in line for line in again.status_lines())
+    again.now += 10.0
+    again.end(second)
+    assert again.lines[-1].endswith("30 s left")
+    assert "pace: 6 trials a minute, 30 s left" in again.status_lines()

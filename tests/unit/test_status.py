@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -63,6 +64,39 @@ def test_pauses_between_runs_are_no_pace(tmp_path: Path) -> None:
     assert status.rate == pytest.approx(0.1)
     assert status.seconds_left is None  # nobody is at it
     assert status.is_interrupted
+
+
+def test_trials_that_end_together_have_the_pace_of_the_time_that_they_took(tmp_path: Path) -> None:
+    """Two workers, ready after 14 seconds, 26 seconds a trial."""
+    events: list[Event] = [Started(time=0.0), asked(0, 1.0), asked(1, 1.0)]
+    events += [finished(0, 40.0), asked(2, 40.0), finished(1, 40.02), asked(3, 40.02)]
+    path = write_study(tmp_path / "s", events, trials=4)
+    with StudyStore.open(path) as store:
+        lines = describe_status(read_status(path))
+        assert "  pace: 3 trials a minute, 40 s left" in lines
+        for event in (finished(2, 66.0), finished(3, 66.1), Ended(reason="its 4 trials are done", time=66.2)):
+            store.append(event)
+    assert "  pace: 3.63 trials a minute" in describe_status(read_status(path))
+
+
+def test_no_pace_is_told_by_the_first_of_several_that_began_together(tmp_path: Path) -> None:
+    events: list[Event] = [Started(time=0.0), *(asked(trial, 0.0) for trial in range(4))]
+    events += [e for trial in range(3) for e in (finished(trial, 30.0 + trial), asked(4 + trial, 30.0 + trial))]
+    assert read_status(write_study(tmp_path / "s", events)).rate is None
+    with StudyStore.open(tmp_path / "s") as store:
+        store.append(finished(3, 40.0))
+    assert read_status(tmp_path / "s").rate == pytest.approx(0.1)
+
+
+def test_what_an_earlier_process_had_stopped_is_no_pace(tmp_path: Path) -> None:
+    """It died between decision and outcome, so that the next process writes the outcome as soon as it starts."""
+    events: list[Event] = [Started(time=0.0), asked(0, 0.0), Started(time=99.0)]
+    settled = dataclasses.replace(finished(0, 99.001, "stopped"), device="")
+    path = write_study(tmp_path / "s", [*events, settled, asked(1, 99.1)])
+    assert read_status(path).rate is None
+    with StudyStore.open(path) as store:
+        store.append(finished(1, 109.0))
+    assert read_status(path).rate == pytest.approx(0.1)
 
 
 def test_a_live_study_has_time_left_and_is_not_disturbed(tmp_path: Path) -> None:
