@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from crossvit_core.config import ArchConfig
+from results.ablation_record import SOURCE_PREFIX
 from results.records import Asked, Finished
 from search.searcher import Proposal
+
+# Before the number that a search gave the trial, as the source of its retrainings.
+TRIAL_PREFIX = "trial:"
 
 
 class ListedTrial(NamedTuple):
@@ -20,6 +25,16 @@ class ListedTrial(NamedTuple):
     seed: int
     source: str
     arch_key: str = ""
+
+
+def name_runs(items: Sequence[ListedTrial]) -> list[str]:
+    """What each is called in the tables of its study, and which of its runs it is: 'trial 3, run 1 of 2'."""
+    totals, seen = Counter(item.source for item in items), Counter[str]()
+    names = []
+    for item in items:
+        seen[item.source] += 1
+        names.append(f"{_name_source(item.source)}, run {seen[item.source]} of {totals[item.source]}")
+    return names
 
 
 class ListSearcher:
@@ -43,3 +58,10 @@ class ListSearcher:
 
     def tell(self, finished: Finished) -> None:
         """See ``Searcher.tell``: nothing is to be learned."""
+
+
+def _name_source(source: str) -> str:
+    """'trial 3', or the name of the variant."""
+    if source.startswith(TRIAL_PREFIX):
+        return f"trial {source.removeprefix(TRIAL_PREFIX)}"
+    return source.removeprefix(SOURCE_PREFIX)

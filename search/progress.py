@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,10 +22,14 @@ class SearchProgress:
 
     On a terminal one line per finished trial scrolls above a bar with the best accuracy, the hypervolume and the time
     left; elsewhere each line carries them.
+
+    ``runs`` are the names of the trials of a study that trains a list. Nothing is searched there: no hypervolume is
+    shown, and the best is one run of several of its network.
     """
 
-    def __init__(self, console: Console, macs_limit: float | None) -> None:
+    def __init__(self, console: Console, macs_limit: float | None, runs: Sequence[str] = ()) -> None:
         self._console = console
+        self._runs = tuple(runs)
         self._standing = Standing(macs_limit)
         self._total = 0
         self._done = 0
@@ -77,7 +82,8 @@ class SearchProgress:
         self._standing.add(finished)
         self._note_start(finished)
         width = len(str(self._total))
-        line = f"[{self._done:>{width}}/{self._total}] #{finished.trial:<{width}} {_outcome_words(finished)}"
+        name = self._name(finished.trial, width)
+        line = f"[{self._done:>{width}}/{self._total}] {name} {_outcome_words(finished)}"
         standing = self._describe_standing()
         if self._bar is None and standing:
             line += f"  | {standing}"
@@ -85,10 +91,18 @@ class SearchProgress:
         self._console.print(line, style=style, markup=False, soft_wrap=True)
         self._refresh()
 
+    def _name(self, trial: int, width: int) -> str:
+        """The list may have become shorter than what an earlier process asked for: such a run has its number."""
+        number = f"#{trial:<{width}}"
+        if not self._runs:
+            return number
+        name = self._runs[trial] if trial < len(self._runs) else number
+        return f"{name:<{max(map(len, self._runs))}}"
+
     def _describe_standing(self) -> str:
-        best, volume = self._standing.best_accuracy, self._standing.hypervolume()
+        best, volume = self._standing.best_accuracy, None if self._runs else self._standing.hypervolume()
         parts = [
-            "" if best is None else f"best {percent(best)}",
+            "" if best is None else f"{'best single run' if self._runs else 'best'} {percent(best)}",
             "" if volume is None else f"hypervolume {volume:.3f}",
             self._time_left(),
         ]

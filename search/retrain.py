@@ -22,7 +22,7 @@ from search.choices import check_device
 from search.environment import describe_environment
 from search.executors.base import Executor
 from search.finalists import DEFAULT_SEEDS, SelectionError
-from search.list_searcher import ListedTrial, ListSearcher
+from search.list_searcher import TRIAL_PREFIX, ListedTrial, ListSearcher
 from search.plan import MeasurePlan, Plan, geometric_rungs
 from search.session import Listener, Session, StudyFailedError
 from search.stopping import Stopping
@@ -165,7 +165,7 @@ def _list_items(config: RetrainConfig, source: StudyStore, events: Sequence[Even
             asked = searched[trial]
             seed = fresh_seed(study_seed, asked.arch_key, index, used)
             if (asked.arch_key, seed) not in taken:
-                done.append(_listed(asked, seed, f"trial:{trial}"))
+                done.append(_listed(asked, seed, f"{TRIAL_PREFIX}{trial}"))
     return tuple(done)
 
 

@@ -30,7 +30,8 @@ class StudyStatus:
     ``budget`` is the study's number of trials, or how many were asked for if that is more. ``counts`` has an entry per
     final status, ``open_trials`` are asked and not finished. ``rate`` is finished trials per second of the process that
     last worked on it. ``age_seconds`` is since the last event; ``alive`` says whether a process holds the study's lock;
-    ``end`` is why the study is over, if it is; ``resume`` the command that goes on.
+    ``end`` is why the study is over, if it is; ``resume`` the command that goes on. ``is_listed``: whether it trains a
+    list, nothing being searched; then it has no hypervolume.
     """
 
     name: str
@@ -44,6 +45,7 @@ class StudyStatus:
     alive: bool
     end: str
     resume: str
+    is_listed: bool = False
 
     @property
     def done(self) -> int:
@@ -67,7 +69,7 @@ def read_status(study_dir: Path, clock: float | None = None) -> StudyStatus:
     budget = study.get("trials", 0)
     if not isinstance(budget, int):
         raise StoreError(f"{study_dir / 'study.json'} is damaged: trials is {budget!r}")
-    alive = is_being_written(study_dir)
+    alive, is_listed = is_being_written(study_dir), _trains_a_list(study)
     tally = _Tally(store.events(), _macs_limit(study))
     now = time.time() if clock is None else clock
     return StudyStatus(
@@ -76,12 +78,13 @@ def read_status(study_dir: Path, clock: float | None = None) -> StudyStatus:
         counts=tally.counts,
         open_trials=len(tally.open),
         best_accuracy=tally.standing.best_accuracy,
-        hypervolume=tally.standing.hypervolume(),
+        hypervolume=None if is_listed else tally.standing.hypervolume(),
         rate=tally.pace.rate(),
         age_seconds=max(0.0, now - tally.last_time) if tally.last_time else None,
         alive=alive,
         end=tally.end,
         resume=str(store.environment.get("command", "")),
+        is_listed=is_listed,
     )
 
 
@@ -102,7 +105,8 @@ def describe_status(status: StudyStatus) -> list[str]:
     lines = [f"study {status.name}: {_headline(status)}", f"  trials: {_counts(status)}"]
     if status.best_accuracy is not None:
         volume = "" if status.hypervolume is None else f"; hypervolume {status.hypervolume:.3f}"
-        lines.append(f"  best accuracy: {percent(status.best_accuracy)}{volume}")
+        what = "best single run" if status.is_listed else "best accuracy"
+        lines.append(f"  {what}: {percent(status.best_accuracy)}{volume}")
     pace = [quantity(60 * status.rate, "trials a minute")] if status.rate else []
     if status.seconds_left is not None:
         pace.append(f"{duration(status.seconds_left)} left")
@@ -206,3 +210,8 @@ def _hints(status: StudyStatus) -> list[str]:
 def _macs_limit(study: dict[str, Any]) -> float | None:
     limit = ((study.get("space") or {}).get("limits") or {}).get("macs") or {}
     return limit.get("max")
+
+
+def _trains_a_list(study: dict[str, Any]) -> bool:
+    """A retraining or an ablation: several runs of each network, of which reports show the mean."""
+    return "retrain_of" in study or "ablation" in study

@@ -125,7 +125,8 @@ def _run(ablation: Ablation, config: AblationConfig, executor: Executor) -> None
     console = Console(highlight=False)
     for line in (_headline(ablation, config), *ablation.notes):
         console.print(line, markup=False, soft_wrap=True)
-    _show(ablation, run_shown(partial(run_ablation, ablation, executor), console), console)
+    session = run_shown(partial(run_ablation, ablation, executor), console, items=ablation.trial_list())
+    _show(ablation, session, console)
 
 
 def _headline(ablation: Ablation, config: AblationConfig) -> str:

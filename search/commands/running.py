@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from search import interrupt
@@ -11,18 +11,26 @@ from search import interrupt
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from search.list_searcher import ListedTrial
     from search.session import Session
 
 
-def run_shown(run: Callable[..., Session], console: Console, macs_limit: float | None = None) -> Session:
+def run_shown(
+    run: Callable[..., Session],
+    console: Console,
+    macs_limit: float | None = None,
+    items: Sequence[ListedTrial] = (),
+) -> Session:
     """Run a study with its progress on the console; ``run`` takes ``listeners`` and ``on_open`` as ``run_study`` does.
 
-    ``macs_limit`` bounds the hypervolume that is shown. Ctrl-C ends the command with exit code 130.
+    ``macs_limit`` bounds the hypervolume that is shown; ``items`` are those of a study that trains a list. Ctrl-C ends
+    the command with exit code 130.
     """
+    from search.list_searcher import name_runs
     from search.progress import SearchProgress
 
     try:
-        with SearchProgress(console, macs_limit) as progress:
+        with SearchProgress(console, macs_limit, name_runs(items)) as progress:
             return run(listeners=[progress], on_open=progress.open)
     except KeyboardInterrupt:
         _end_interrupted(console)

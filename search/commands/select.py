@@ -171,7 +171,7 @@ def _run(retraining: Retraining, executor: Executor) -> None:
 
     console = Console(highlight=False)
     console.print(_headline(retraining), markup=False, soft_wrap=True)
-    run_shown(partial(run_retraining, retraining, executor), console)
+    run_shown(partial(run_retraining, retraining, executor), console, items=retraining.items)
 
 
 def _headline(retraining: Retraining) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from crossvit_core import PRESETS
 from results.records import Finished, Status
 from results.store import StudyStore
-from search.list_searcher import ListedTrial, ListSearcher
+from search.list_searcher import ListedTrial, ListSearcher, name_runs
 from search.progress import SearchProgress
 from search.session import Session
 from search.status import describe_status, read_status
@@ -24,14 +24,22 @@ MACS_LIMIT = 1_000_000
 
 
 class Watched:
-    """A study driven by hand, its clock too, with its progress written as into a log."""
+    """A study driven by hand, its clock too, with its progress written as into a log.
+
+    ``sources`` are those of a list that it trains; without any it is a search.
+    """
 
     def __init__(self, store: StudyStore, trials: int, sources: Sequence[str]) -> None:
         self.now = 1000.0
         self.path = store.path
-        items = [ListedTrial(BASE.replace(num_classes=n + 2), n, source) for n, source in enumerate(sources)]
+        items = [
+            ListedTrial(BASE.replace(num_classes=n + 2), n, source)
+            for n, source in enumerate(sources or ["tpe"] * trials)
+        ]
         self._text = io.StringIO()
-        self.progress = SearchProgress(Console(file=self._text, width=300), MACS_LIMIT)
+        self.progress = SearchProgress(
+            Console(file=self._text, width=300), MACS_LIMIT, name_runs(items) if sources else ()
+        )
         self.session = Session(
             store, ListSearcher(items), trials=trials, seed=0, listeners=[self.progress], clock=lambda: self.now
         )
@@ -67,7 +75,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
             path, limits = tmp_path / "s", {"macs": {"min": None, "max": MACS_LIMIT}}
             described = {"trials": trials, "space": {"limits": limits}, **study}
             store = StudyStore.open(path) if StudyStore.exists(path) else StudyStore.create(path, described)
-            return Watched(stores.enter_context(store), trials, sources or ["tpe"] * trials)
+            return Watched(stores.enter_context(store), trials, sources)
 
         yield watch_one
 
@@ -102,3 +110,32 @@ def test_progress_and_status_agree_on_the_time_left(watch: Watch) -> None:
     again.end(second)
     assert again.lines[-1].endswith("30 s left")
     assert "pace: 6 trials a minute, 30 s left" in again.status_lines()
+
+
+@pytest.mark.parametrize(
+    ("study", "sources", "names"),
+    [
+        ({"retrain_of": "t"}, ("trial:3", "trial:12") * 2, ("trial 3, run 1 of 2 ", "trial 12, run 2 of 2")),
+        ({"ablation": {}}, ("variant:none", "variant:pairwise") * 2, ("none, run 1 of 2    ", "pairwise, run 2 of 2")),
+    ],
+)
+def test_runs_of_a_list_have_names_and_no_front(
+    watch: Watch, study: dict[str, object], sources: tuple[str, ...], names: tuple[str, str]
+) -> None:
+    """The best of them is one run, of which the report shows the mean with others."""
+    watched = watch(sources=sources, **study)
+    first, _, _, last = watched.ask(4)
+    watched.end(first, val_accuracy=0.665, macs=10_000.0)
+    watched.end(last, val_accuracy=0.5, macs=1_000.0)
+    for line, number, name in zip(watched.lines[-2:], "12", names):
+        assert line.startswith(f"[{number}/4] {name}  ")
+        assert line.endswith("  | best single run 66.5 %")
+    assert "best single run: 66.5 %" in watched.status_lines()
+    assert "hypervolume" not in "\n".join([*watched.lines, *watched.status_lines()])
+
+
+def test_a_run_beyond_a_list_that_became_shorter_has_its_number(watch: Watch) -> None:
+    watch(sources=("variant:none", "variant:pairwise") * 2, ablation={}).ask(4)
+    again = watch(trials=2, sources=("variant:none", "variant:pairwise"), ablation={})
+    again.end(again.ask(4)[3])
+    assert again.lines[-1].startswith("[1/4] #3 ")
