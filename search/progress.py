@@ -53,7 +53,9 @@ class SearchProgress:
             self._standing.add(outcome)
         self._done = self._done_before = len(session.outcomes)
         if self._done:
-            self._console.print(f"going on: {self._done} of {self._total} trials are done", markup=False)
+            going_on = "" if session.is_over() else "going on: "
+            are_done = "trial is done" if self._total == 1 else "trials are done"
+            self._console.print(f"{going_on}{self._done} of {self._total} {are_done}", markup=False)
         if self._console.is_terminal and not session.is_over():
             columns = (
                 TextColumn("{task.description}"),

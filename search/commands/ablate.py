@@ -22,7 +22,7 @@ from search.commands.options import (
     parse_settings,
     split_list,
 )
-from search.commands.running import check_success, run_shown
+from search.commands.running import check_success, describe_surplus, run_shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,10 +123,12 @@ def _run(ablation: Ablation, config: AblationConfig, executor: Executor) -> None
     from search.ablation import run_ablation
 
     console = Console(highlight=False)
-    for line in (_headline(ablation, config), *ablation.notes):
-        console.print(line, markup=False, soft_wrap=True)
-    session = run_shown(partial(run_ablation, ablation, executor), console, items=ablation.trial_list())
-    _show(ablation, session, console)
+    run, header = partial(run_ablation, ablation, executor), partial(_header, ablation, config)
+    _show(ablation, run_shown(run, console, header, items=ablation.trial_list()), console)
+
+
+def _header(ablation: Ablation, config: AblationConfig, session: Session) -> list[str]:
+    return [_headline(ablation, config), *ablation.notes, *describe_surplus(ablation)]
 
 
 def _headline(ablation: Ablation, config: AblationConfig) -> str:

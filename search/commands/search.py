@@ -22,7 +22,7 @@ from search.commands.options import (
     parse_settings,
     split_list,
 )
-from search.commands.running import check_success, run_shown
+from search.commands.running import check_success, describe_surplus, run_shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,10 +126,8 @@ def _search(config: StudyConfig) -> None:
     console = Console(highlight=False)
     study = resolve_study(config)
     executor = make_executor(config)
-    for line in (_headline(study), *study.notes):
-        console.print(line, markup=False, soft_wrap=True)
     macs_limit = next((limit.maximum for limit in study.space.limits if limit.metric == "macs"), None)
-    session = run_shown(partial(run_study, study, executor), console, macs_limit)
+    session = run_shown(partial(run_study, study, executor), console, partial(_header, study), macs_limit)
     if session.stop_reason:
         console.print(f"the search ended early: {session.stop_reason}", markup=False)
     show_report(study.path, console)
@@ -137,13 +135,17 @@ def _search(config: StudyConfig) -> None:
     _show_next(study, session, console)
 
 
-def _headline(study: Study) -> str:
+def _header(study: Study, session: Session) -> list[str]:
+    return [_headline(study, session.trials), *study.notes, *describe_surplus(study)]
+
+
+def _headline(study: Study, trials: int) -> str:
     from results.units import plural
 
     space, data = study.space, study.data
     limits = ", ".join(limit.describe() for limit in (*space.limits, *study.plan.measure.limits))
     return (
-        f"study {study.name}: {study.trials} trials over {space.size():,} architectures"
+        f"study {study.name}: {plural(trials, 'trial')} over {plural(space.size(), 'architecture')}"
         f"{f' ({limits})' if limits else ''}, {data.name} "
         f"({len(data.splits['train'])} training and {len(data.splits['val'])} validation images, "
         f"{data.num_classes} classes), {plural(study.plan.recipe.epochs, 'epoch')} each"

@@ -169,9 +169,8 @@ def _run(retraining: Retraining, executor: Executor) -> None:
 
     from search.retrain import run_retraining
 
-    console = Console(highlight=False)
-    console.print(_headline(retraining), markup=False, soft_wrap=True)
-    run_shown(partial(run_retraining, retraining, executor), console, items=retraining.items)
+    run, console = partial(run_retraining, retraining, executor), Console(highlight=False)
+    run_shown(run, console, lambda session: [_headline(retraining)], items=retraining.items)
 
 
 def _headline(retraining: Retraining) -> str:

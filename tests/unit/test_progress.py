@@ -139,3 +139,13 @@ def test_a_run_beyond_a_list_that_became_shorter_has_its_number(watch: Watch) ->
     again = watch(trials=2, sources=("variant:none", "variant:pairwise"), ablation={})
     again.end(again.ask(4)[3])
     assert again.lines[-1].startswith("[1/4] #3 ")
+
+
+def test_only_what_is_not_over_goes_on(watch: Watch) -> None:
+    study = watch(trials=2)
+    study.end(*study.ask())
+    study = watch(trials=2)
+    assert study.lines == ["going on: 1 of 2 trials are done"]
+    study.end(*study.ask())
+    assert watch(trials=2).lines == ["2 of 2 trials are done"]
+    assert watch(trials=1).lines == ["2 of 2 trials are done"]
