@@ -9,6 +9,7 @@ from results.records import Asked
 from results.store import StoreError, StudyStore
 from search.environment import describe_environment
 from search.stopping import Stopping
+from search.study_differences import describe_differences
 
 if TYPE_CHECKING:
     from search.study import Study
@@ -58,28 +59,9 @@ def _trials_to_note(store: StudyStore, trials: int) -> int:
 
 def _check_same_study(name: str, stored: dict[str, Any], asked: dict[str, Any]) -> None:
     before = {part: stored.get(part, _BEFORE.get(part)) for part in _IDENTITY}
-    differing = [part for part in _IDENTITY if before[part] != asked[part]]
-    if differing:
-        details = "; ".join(_describe_difference(part, before[part], asked[part]) for part in differing)
+    differences = describe_differences(before, {part: asked[part] for part in _IDENTITY})
+    if differences:
         raise StoreError(
-            f"study {name!r} was started with something else ({details}); "
+            f"study {name!r} was started with something else ({'; '.join(differences)}); "
             "repeat it as it was, or give this search a name of its own with STUDY="
         )
-
-
-def _describe_difference(part: str, stored: Any, asked: Any) -> str:
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        keys = [key for key in {**stored, **asked} if stored.get(key) != asked.get(key)]
-        return "; ".join(_describe_difference(f"{part}.{key}", stored.get(key), asked.get(key)) for key in keys[:3])
-    return f"{part}: {_shortened(stored)}, now {_shortened(asked)}"
-
-
-def _shortened(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        value = [next(iter(item.values()), "") for item in value]  # of objectives, their metrics
-    if isinstance(value, dict):
-        value = [f"{key} {item}" for key, item in value.items() if item is not None]
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

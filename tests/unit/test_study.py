@@ -16,6 +16,7 @@ from search.executors.ray_tune import RayExecutor
 from search.executors.sizing import make_executor
 from search.study import Study, resolve_study, run_study
 from search.study_config import StudyConfig, StudyConfigError
+from search.study_differences import describe_differences
 from search.study_folder import open_store
 from search.synthetic import SyntheticEvaluation
 from space import SpaceError
@@ -172,6 +173,58 @@ def test_what_differs_from_a_study_that_goes_on_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"space\.limits\.macs: max 1000000, now none; ") as refused:
         open_store(unlimited)
     assert "objectives: val_accuracy, macs, throughput_ips, now val_accuracy, params" in str(refused.value)
+
+
+def test_of_two_networks_the_fields_are_named_in_which_they_differ(tmp_path: Path) -> None:
+    """The branches begin with image sizes, which are the same; what else differs was shown as "16, 16, now 16, 16"."""
+    lists = "dimensions:\n  branches.0.embed_dim: [8, 16]\n"
+    base = "base:\n  image_size: 16\n  branches:\n{}\n{}\n  encoders:\n    - {{depths: [1, {}]}}\n"
+    branch = "    - {{image_size: 16, patch_size: {}, embed_dim: {}, num_heads: 2}}"
+    spaces = [
+        write_space(tmp_path, f"name: mine\n{base.format(branch.format(4, 16), branch.format(8, wide), depth)}{lists}")
+        and resolve(tmp_path, space=str(tmp_path / "mine.yaml"), data="digits")
+        for wide, depth in ((32, 1), (64, 2))
+    ]
+    open_store(spaces[0]).close()
+    with pytest.raises(StoreError) as refused:
+        open_store(spaces[1])
+    assert "(space.base.branches.1.embed_dim: 32, now 64; space.base.encoders.0.depths: [1, 1], now [1, 2]); " in str(
+        refused.value
+    )
+
+
+def test_of_another_space_only_the_name_is_said(tmp_path: Path) -> None:
+    open_store(resolve(tmp_path, space="smoke", name="s")).close()
+    with pytest.raises(StoreError, match=r"was started with something else \(space: smoke, now small\); repeat"):
+        open_store(resolve(tmp_path, space="small", name="s"))
+
+
+def test_of_many_differences_few_are_said() -> None:
+    many = {"recipe": {f"setting{number}": number for number in range(9)}}
+    shown = describe_differences(many, {"recipe": dict.fromkeys(many["recipe"], -1)})
+    assert shown == [*(f"recipe.setting{number}: {number}, now -1" for number in range(5)), "and 4 more"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "said"),
+    [
+        (
+            [{"metric": "macs", "direction": "min"}],
+            [{"metric": "macs", "direction": "max"}],
+            ["objectives.0.direction: min, now max"],
+        ),
+        (
+            [{"metric": "macs", "label": "FLOPs"}],
+            [{"metric": "params", "label": "parameters"}],
+            ["objectives: macs, now params"],
+        ),
+        ([{"metric": "macs"}], [{"metric": "macs"}], []),
+        ([{"a": 1}, {"a": 2}], [{"a": 1}], ["objectives: 2 parts, now 1 part"]),
+        ([1, 2], [1, 3], ["objectives: [1, 2], now [1, 3]"]),
+    ],
+)
+def test_lists_that_differ(stored: list[object], asked: list[object], said: list[str]) -> None:
+    assert describe_differences({"objectives": stored}, {"objectives": asked}) == said
 
 
 def test_budgets_samplers_and_rounds_that_cannot_be_are_bad_input(tmp_path: Path) -> None:
