@@ -12,6 +12,7 @@ import pandas as pd
 
 from results.ablation_record import COMPONENT, FUSION, SOURCE_PREFIX
 from results.architecture import FUSION_LABELS
+from results.findings import validation_images
 from results.frame import build_frame
 from results.metrics import ACCURACY
 from results.statistics import ALPHA, detectable_difference, holm, paired_test, seeds_needed
@@ -217,8 +218,7 @@ def _throughput(done: pd.DataFrame) -> tuple[float, float]:
 
 
 def _step(study: Mapping[str, Any]) -> float:
-    splits = study.get("data", {}).get("splits", {})
-    count = splits.get("val", 0)
+    count = validation_images(study)
     return 1 / count if count else 0.0
 
 

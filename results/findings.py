@@ -141,7 +141,8 @@ def read_retrained(study_dir: Path) -> pd.DataFrame:
 def validation_images(study: Mapping[str, Any]) -> int:
     """The size of the validation split, 0 if the study does not say."""
     splits = mapping(mapping(study.get("data")).get("splits"))
-    return next((int(splits[name]) for name in ("val", "validation") if isinstance(splits.get(name), int)), 0)
+    count = splits.get("val")
+    return count if isinstance(count, int) and count > 0 else 0
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

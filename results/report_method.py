@@ -60,7 +60,7 @@ def _at_a_glance(findings: Findings) -> dict[str, Any]:
         "searcher": study.get("sampler"),
         "data": f"{data.get('name', '?')}, fingerprint {data.get('fingerprint', '?')}" if data else None,
         "recipe": f"{recipe['epochs']} epochs, in full below" if "epochs" in recipe else None,
-        "stopping rule": stopping.get("name") or stopping.get("rule"),
+        "stopping rule": stopping.get("rule"),
         "time": _time_text(finished["study_seconds"].max(), finished["seconds"].sum()) if len(finished) else None,
         "end": findings.ended,
     }

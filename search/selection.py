@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from crossvit_core.atomic_file import write_atomically
+from results.findings import validation_images
 from results.frame import RUNNING, load_frame
 from results.metrics import ACCURACY
 from results.repeats import describe_stranger
@@ -247,9 +248,8 @@ def _with_all_costs(rows: pd.DataFrame, weights: dict[str, float]) -> pd.DataFra
 
 
 def _validation_images(study_dir: Path) -> int:
-    splits = (StudyStore.open_readonly(study_dir).study.get("data") or {}).get("splits") or {}
-    count = splits.get("val")
-    if not isinstance(count, int) or count < 1:
+    count = validation_images(StudyStore.open_readonly(study_dir).study)
+    if not count:
         raise SelectionError(
             f"study {study_dir.name!r} does not say how many validation images it has, so nothing can be said of its "
             "noise; it was written by an older version: search again under a new name"
