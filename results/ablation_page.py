@@ -7,9 +7,10 @@ from pathlib import Path
 from results.ablation import ALIKE, PAPER_SOURCE, AblationFindings, load_ablation
 from results.ablation_record import COMPONENT, PLAIN
 from results.ablation_tables import (
-    COST_NOTE,
     RESULT_NOTE,
     cost_cells,
+    cost_note,
+    has_paper,
     result_cells,
     to_csv,
     to_latex,
@@ -96,12 +97,14 @@ def _plot(findings: AblationFindings) -> str:
 
 
 def _tables(findings: AblationFindings) -> str:
-    source = f" The paper's figures: {PAPER_SOURCE}." if any(result.paper for result in findings.results) else ""
+    source = f" The paper's figures: {PAPER_SOURCE}." if has_paper(findings) else ""
     return section(
         "Accuracy",
         table(*result_cells(findings)),
         paragraph(f"{sentence(RESULT_NOTE)} Full figures: ablation.csv, .md and .tex beside this page.", "muted"),
-    ) + section("Cost", table(*cost_cells(findings), kind="plain"), paragraph(sentence(COST_NOTE) + source, "muted"))
+    ) + section(
+        "Cost", table(*cost_cells(findings), kind="plain"), paragraph(sentence(cost_note(findings)) + source, "muted")
+    )
 
 
 def _verdicts(findings: AblationFindings) -> str:

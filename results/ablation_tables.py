@@ -18,9 +18,9 @@ RESULT_NOTE = (
 )
 COST_NOTE = (
     "FLOPs are multiply-adds; ± is half the interquartile range of the throughput, within a training or between seeds, "
-    "the larger; alone: accuracy of each branch's class token and classifier by itself, branch 0 first; "
-    "paper M: million parameters"
+    "the larger; alone: accuracy of each branch's class token and classifier by itself, branch 0 first"
 )
+PAPER_NOTE = "paper M: million parameters"
 
 PAPER_COLUMNS = ("paper top-1", "paper GFLOPs", "paper M", "paper alone (%)")
 
@@ -33,11 +33,21 @@ def result_cells(findings: AblationFindings) -> Cells:
 
 def cost_cells(findings: AblationFindings) -> Cells:
     """One row a variant: what it costs, how fast it is, what its branches can do alone, and the paper's figures."""
-    with_widths, with_paper = findings.match != "none", any(result.paper for result in findings.results)
+    with_widths, with_paper = findings.match != "none", has_paper(findings)
     header = [_first_column(findings), *(["widths"] if with_widths else []), "FLOPs", "params", "images/s", "alone (%)"]
     header += list(PAPER_COLUMNS) if with_paper else []
     rows = [_cost_row(result, with_widths, with_paper) for result in findings.results]
     return Cells(tuple(header), (False,) + (True,) * (len(header) - 1), rows)
+
+
+def cost_note(findings: AblationFindings) -> str:
+    """What the columns of ``cost_cells`` are."""
+    return f"{COST_NOTE}; {PAPER_NOTE}" if has_paper(findings) else COST_NOTE
+
+
+def has_paper(findings: AblationFindings) -> bool:
+    """Whether the paper has a figure for a variant."""
+    return any(result.paper for result in findings.results)
 
 
 def rich_tables(findings: AblationFindings) -> list[Table]:
@@ -45,7 +55,7 @@ def rich_tables(findings: AblationFindings) -> list[Table]:
     titles = (f"{findings.dimension}: accuracy", "cost, and the branches alone")
     # At 80 columns there is no room for more; how many seeds stand behind a row is said in words below the tables.
     cells = (result_cells(findings).without(("n",)), _on_two_lines(cost_cells(findings).without(PAPER_COLUMNS[-1:])))
-    parts = zip(cells, titles, (RESULT_NOTE, COST_NOTE))
+    parts = zip(cells, titles, (RESULT_NOTE, cost_note(findings)))
     return [rich_cells(cells, title, note, wrapped=("verdict",), tight=True) for cells, title, note in parts]
 
 

@@ -85,6 +85,8 @@ def test_values_of_a_dimension_are_told_apart_in_words_and_in_the_plot(tmp_path:
     assert all(line.startswith("patch_size ") for line in verdict_lines(findings))
     assert "3 values of branches.0.patch_size on the base crossvit_nano_16" in build_page(findings)
     assert "paper" not in cost_cells(findings).header[-1]
+    assert "paper M" not in build_page(findings)
+    assert not any("paper M" in str(each.caption) for each in rich_tables(findings))
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,8 @@ def test_tables_show_ours_beside_the_papers(written: Path) -> None:
     assert to_latex(findings).count(r"\begin{tabular}") == 2
     assert "±" not in to_latex(findings)
     assert len(rich_tables(findings)) == 2
+    assert "; paper M: million parameters" in str(rich_tables(findings)[1].caption)
+    assert "; paper M: million parameters." in build_page(findings)
 
 
 def test_what_cannot_be_told_apart_is_said_with_what_it_would_take(written: Path) -> None:
