@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from results.compare import REFERENCE_FILE, Comparison, Run, encode_reference
+from results.compare_data import use_same_images
 from results.compare_verdict import differing_settings, verdict
 from results.frame import RUNNING
 from results.metrics import ACCURACY
@@ -84,11 +85,11 @@ def _summary_row(run: Run) -> tuple[str, ...]:
 
 
 def _caveats(comparison: Comparison) -> str:
-    data = {str((run.findings.study.get("data") or {}).get("fingerprint")) for run in comparison.runs}
+    same = use_same_images([run.findings.study for run in comparison.runs])
     recipes = {str(run.findings.study.get("recipe")) for run in comparison.runs}
     devices = {name for run in comparison.runs for name in run.findings.frame["device"] if name}
     items = [
-        "The studies did not use the same data: their accuracies are not comparable." if len(data) > 1 else "",
+        "The studies did not use the same data: their accuracies are not comparable." if not same else "",
         "The studies did not train with the same recipe." if len(recipes) > 1 else "",
         "They ran on different kinds of device: times and throughputs are not comparable." if len(devices) > 1 else "",
         "One study of each kind says little: searches differ from seed to seed. Compare several seeds."

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from results.compare import Comparison, Run
+from results.compare_data import sizes_sentence, use_same_images
 from results.metrics import ACCURACY, Metric
 from results.page import flatten_fields
 from results.pareto import Array
@@ -39,12 +40,14 @@ def verdict(comparison: Comparison) -> list[str]:
     runs = [run for run in comparison.runs if not run.members.empty]
     if len(runs) < 2:
         return []
-    if len({str((run.findings.study.get("data") or {}).get("fingerprint")) for run in runs}) > 1:
+    studies = {run.name: run.findings.study for run in runs}
+    if not use_same_images([*studies.values()]):
         return ["The studies did not use the same data, so none of them is ahead of another."]
     seeds = {run.findings.study.get("seed") for run in runs}
     alike = len(seeds) > 1 and any(len(group) == len(runs) for group in comparison.groups.values())
     luck = ["They differ in their seed alone: what lies between them is luck of the search."] if alike else []
-    return [_volume_sentence(runs), _front_sentence(runs, comparison.cost), *luck]
+    sizes = sizes_sentence(studies)
+    return [_volume_sentence(runs), _front_sentence(runs, comparison.cost), *([sizes] if sizes else []), *luck]
 
 
 def differing_settings(comparison: Comparison) -> list[tuple[str, ...]]:

@@ -91,6 +91,37 @@ def test_different_data_have_no_winner(new_study: Any, tmp_path: Path) -> None:
     ]
 
 
+IMAGES = {"name": "birds", "num_images": 400, "num_classes": 2, "class_names": ["a", "b"], "splits": {"val": 200}}
+SMALL = {**IMAGES, "fingerprint": "ab", "image_size": [16, 16], "mean": [0.51], "std": [0.21]}
+LARGE = {**IMAGES, "fingerprint": "cd", "image_size": [32, 32], "mean": [0.52], "std": [0.22]}
+
+
+def test_the_same_images_at_other_sizes_can_be_compared(new_study: Any, tmp_path: Path) -> None:
+    comparison = compare(new_study, tmp_path, a={"data": SMALL}, b={"data": LARGE})
+    first, *_, last = verdict(comparison)
+    assert first == "b has the largest hypervolume, 2.3000, 4.5 % more than a (2.2000)."
+    assert last == "They read the same images at other sizes: a at 16 x 16; b at 32 x 32 pixels."
+    page = write_comparison(comparison).read_text(encoding="utf-8")
+    assert last in page
+    assert "did not use the same data" not in page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "cars"},
+        {"splits": {"val": 100}},
+        {"class_names": ["a", "c"]},
+        {"image_size": [16, 16]},  # of one size, and yet other pixels: other images, or other splits
+        {"image_size": None},
+    ],
+)
+def test_other_images_stay_other_images_at_any_size(new_study: Any, tmp_path: Path, change: dict[str, Any]) -> None:
+    comparison = compare(new_study, tmp_path, a={"data": SMALL}, b={"data": {**LARGE, **change}})
+    assert verdict(comparison) == ["The studies did not use the same data, so none of them is ahead of another."]
+    assert "their accuracies are not comparable" in write_comparison(comparison).read_text(encoding="utf-8")
+
+
 def test_a_study_without_results_is_compared_with_nothing(new_study: Any, tmp_path: Path) -> None:
     assert verdict(compare(new_study, tmp_path, {"a": POINTS["a"], "b": ()})) == []
 
