@@ -13,6 +13,7 @@ from results.epochs import describe_epochs
 from results.findings import Findings, mapping
 from results.frame import RUNNING, front
 from results.metrics import ACCURACY
+from results.no_front import UNFINISHED, describe_missing_front, unfinished_counts
 from results.page import Markup, cards, copy_button, figure, folded, paragraph, section, table
 from results.picks import Pick, pick_members
 from results.plot_style import Drawn
@@ -51,7 +52,7 @@ def _headline_text(findings: Findings) -> str:
     done = f"From the space {space}, {asked}{f' in {trials:,} trials' if count < trials else ''} on {data}; "
     members = findings.members
     if members.empty:
-        return paragraph(f"{done}none has been trained to the end yet, so there is no front.", "headline")
+        return paragraph(f"{done}{describe_missing_front(findings)}, so there is no front.", "headline")
     size = "one forms" if len(members) == 1 else f"{len(members)} form"
     front_text = f"{size} the Pareto front, {_span_text(members)} FLOPs (multiply-adds)"
     best, trained = percent(members[ACCURACY].max()), f"{done}{findings.count('ok'):,} trained to the end"
@@ -82,7 +83,7 @@ def _span_text(members: pd.DataFrame) -> str:
 
 def _device_text(findings: Findings) -> str:
     devices = sorted({name for name in findings.frame["device"] if name})
-    left = _unfinished_counts(findings)
+    left = unfinished_counts(findings)
     hardware = [findings.environment.get("cpu"), *findings.environment.get("gpus", [])]
     machine = ", ".join(name for name in hardware if name)
     ran = f"Ran on {', '.join(devices)}{f' ({machine})' if machine else ''}." if devices else ""
@@ -241,7 +242,7 @@ def _largest(pairs: dict[tuple[str, str], float]) -> list[tuple[tuple[str, str],
 
 def unfinished_trials(findings: Findings) -> str:
     """Every trial without a result, by its state and reason; folded when there are many."""
-    rows = findings.frame[findings.frame["status"].isin(list(_UNFINISHED))]
+    rows = findings.frame[findings.frame["status"].isin(list(UNFINISHED))]
     if rows.empty:
         return ""
     reasons = rows["error"].where(rows["status"] != "stopped", _stop_reasons(rows))
@@ -250,17 +251,13 @@ def unfinished_trials(findings: Findings) -> str:
     more = paragraph(f"{len(lines) - MAX_REASONS:,} further reasons are in trials.csv.", "muted")
     listing = table(("state", "trials", "reason", "numbers"), (False, True, False, False), lines[:MAX_REASONS])
     listing += more if len(lines) > MAX_REASONS else ""
-    counts = ", ".join(_unfinished_counts(findings))
+    counts = ", ".join(unfinished_counts(findings))
     many = len(lines) > _OPEN_REASONS
     return section(
         "Trials without a result",
         paragraph(f"{plural(len(rows), 'trial')} of {len(findings.frame):,}: {counts}."),
         folded(plural(len(lines), "reason"), listing) if many else listing,
     )
-
-
-def _unfinished_counts(findings: Findings) -> list[str]:
-    return [f"{findings.count(status):,} {words}" for status, words in _UNFINISHED.items() if findings.count(status)]
 
 
 def _stop_reasons(rows: pd.DataFrame) -> pd.Series:
@@ -273,7 +270,6 @@ def _numbers(trials: pd.Series) -> str:
 
 
 _AGAIN = ("arch_key", ACCURACY, SPREAD, RUNS, "architecture")
-_UNFINISHED = {"stopped": "stopped early", "infeasible": "infeasible", "failed": "failed", "lost": "lost"}
 
 SECTIONS: tuple[Callable[[Findings], str], ...] = (
     headline,

@@ -20,6 +20,7 @@ def show_report(study_dir: Path, console: Console, figures: str = "") -> None:
     """
     from results.figures import check_format
     from results.findings import load_findings
+    from results.no_front import describe_missing_front
     from results.report import write_findings
     from results.report_figures import all_figures
     from results.tables import rich_table
@@ -27,7 +28,10 @@ def show_report(study_dir: Path, console: Console, figures: str = "") -> None:
     fmt = check_format(figures) if figures else ""
     findings = load_findings(study_dir)
     page = write_findings(findings)
-    console.print(rich_table(findings.members))
+    if findings.members.empty:
+        console.print(f"no front: {describe_missing_front(findings)}", markup=False, soft_wrap=True)
+    else:
+        console.print(rich_table(findings.members))
     if fmt:
         _write_figures(all_figures(findings), page, fmt, console)
     if "ablation" in findings.study:
