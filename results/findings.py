@@ -23,14 +23,16 @@ from results.repeats import RUNS, describe_stranger, find_retraining, fold_repea
 from results.rung_curves import RungCurves
 from results.store import StudyStore
 from results.test_ledger import read_look
+from results.timings import read_timings, with_timings
 
 
 class Findings:
     """The study as asked, what it ran on, its trials, and the front over its cost.
 
-    ``frame`` has a row a trial, ``points`` a row an architecture where one was trained more than once, ``members`` are
-    those of the front, ``retrained`` a row a finalist of the retraining, ``quantized`` a row a quantised point of
-    the weights that a trial was quantised with last; ``stranger`` says what has the retraining's name and is none.
+    ``frame`` has a row a trial, ``points`` a row an architecture where one was trained more than once, ``timed`` the
+    same with the throughput of ``bench`` where there is one (``timings``, by arch_key), ``members`` the front among
+    these, ``retrained`` a row a finalist of the retraining, ``quantized`` a row a quantised point of the weights that
+    a trial was quantised with last; ``stranger`` says what has the retraining's name and is none.
     ``rungs`` are (epoch, accuracy) of each trial; ``settings`` the dimensions' values, by arch_key. ``ended`` says why
     the search ended; it is empty while it has not. ``look`` is the one at the test split, if there was one.
     """
@@ -40,7 +42,9 @@ class Findings:
         self.frame = build_frame(log.read())
         self.points = fold_repeats(self.frame)
         self.cost = cost_metric(primary_cost(study))
-        self.members = front(self.points, self.cost.name)
+        self.timings = read_timings(study_dir, self.frame)
+        self.timed = with_timings(self.points, self.timings)
+        self.members = front(self.timed, self.cost.name)
         self.rungs, self.settings, self.ended = log.rungs, log.settings(), log.ended
         self.baselines: list[Mapping[Any, Any]] = [*load_baselines(study_dir).to_dict("records")]
         self.retrained, self.stranger = read_retrained(study_dir), describe_stranger(study_dir)
@@ -73,7 +77,8 @@ class Findings:
     @cached_property
     def decision(self) -> Decision | None:
         """What fresh seeds say of the finalists; None before there are any."""
-        return load_decision(self.study_dir, self.frame, validation_images(self.study), self.look)
+        frame = with_timings(self.frame, self.timings)
+        return load_decision(self.study_dir, frame, validation_images(self.study), self.look)
 
     @cached_property
     def importance(self) -> dict[str, Importance]:

@@ -23,6 +23,8 @@ from results.plots_progress import (
 from results.plots_quantized import draw_quantized
 from results.quantization import beside
 from results.repeats import RUNS
+from results.report_timing import throughput_caption
+from results.timings import with_timings
 
 
 def accuracy_figures(findings: Findings) -> Iterator[Drawn]:
@@ -30,10 +32,12 @@ def accuracy_figures(findings: Findings) -> Iterator[Drawn]:
     presets = findings.study.get("presets") or []
     spread = findings.has_repeats or (findings.retrained[RUNS] > 1).any()
     bars = " Bars are one standard deviation between runs." if spread else ""
+    retrained = with_timings(findings.retrained, findings.timings)
     for cost, title, caption in _AXES:
-        plot = gather_front_plot(findings.points, cost, presets, findings.baselines, findings.retrained)
+        plot = gather_front_plot(findings.timed, cost, presets, findings.baselines, retrained)
         if plot:
             caption = f"{caption}{bars}" if cost == "macs" else caption
+            caption = f"{caption} {throughput_caption(findings)}" if cost == "throughput_ips" else caption
             yield Drawn(f"accuracy-{cost}", draw_front_plot(plot), f"Accuracy against {title}", caption)
 
 
@@ -48,7 +52,7 @@ def progress_figures(findings: Findings) -> Iterator[Drawn]:
         caption = "The same against the clock, and against what all workers together spent on trials."
         yield Drawn("hypervolume-seconds", draw_time(time), "Hypervolume over time", caption)
     yield from _curves(findings)
-    groups = gather_fusions(findings.points, cost)
+    groups = gather_fusions(findings.timed, cost)
     if groups:
         caption = (
             "Number of trials in brackets. The searcher chose what to try: this shows where it went, not a fair trial."
@@ -106,7 +110,7 @@ _AXES = (
         "Each mark is an architecture; those on the front are outlined. Point at one for its description, click it to "
         "copy its key; with the keyboard, the arrow keys go along the front and Enter copies.",
     ),
-    ("throughput_ips", "throughput", "Faster is to the right. Timed while searching: a hint only."),
+    ("throughput_ips", "throughput", "Faster is to the right."),
     ("params", "parameters", ""),
     ("latency_ms", "latency", "One image at a time, timed while searching: a hint only."),
     ("peak_memory_mb", "memory", "Peak memory of a forward pass."),

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from results.epochs import describe_epochs
@@ -15,9 +11,8 @@ from results.metrics import ACCURACY
 from results.page import bullet_list, fields_table, folded, paragraph, section
 from results.repeats import RUNS
 from results.report_decision import decision_caution
-from results.units import duration, percent, plural, with_spread
-
-_MAX_TIMED = 12
+from results.report_timing import timing_caution
+from results.units import duration, percent, plural
 
 
 def measurement(findings: Findings) -> str:
@@ -78,7 +73,7 @@ def caveats(findings: Findings) -> str:
         f"Accuracies are on the validation split, which the search itself used to choose{_chance_error(findings)}. "
         f"The test split {'was ' + findings.look.describe() if findings.look else 'has not been looked at'}.",
         _luck_text(findings),
-        _timing_text(findings),
+        timing_caution(findings),
         _recipe_text(findings),
     ]
     return section("Read with care", bullet_list(items)) if len(findings.frame) else ""
@@ -94,61 +89,11 @@ def _luck_text(findings: Findings) -> str:
     )
 
 
-def _timing_text(findings: Findings) -> str:
-    """What ``bench`` timed on its own, once that is the whole front."""
-    begin = "Throughput was measured in the course of the search, where other work may have run on the same machine."
-    timed = _read_timings(findings.study_dir)
-    members = [int(trial) for trial in findings.members["trial"]]
-    if not members or not set(members) <= set(timed):
-        return (
-            f"{begin} Time the front on its own (make bench) before quoting a number, and only compare numbers from "
-            "one device."
-        )
-    shown = ", ".join(f"trial {trial} {timed[trial].text()}" for trial in members[:_MAX_TIMED])
-    rest = f" and {len(members) - _MAX_TIMED:,} more" if len(members) > _MAX_TIMED else ""
-    return (
-        f"{begin} The front was timed on its own since (bench.json), in images/s: {shown}{rest}. "
-        f"{_timing_advice([timed[trial] for trial in members])} Only compare numbers from one device."
-    )
-
-
-def _timing_advice(timings: Sequence[_Timing]) -> str:
-    flagged = sum(bool(timing.flags) for timing in timings)
-    if not flagged:
-        return "Quote those."
-    which = "All of them" if flagged == len(timings) else f"{flagged} of {len(timings)}"
-    return f"{which} carry a sign of trouble, in brackets: time the front again on a quiet machine before quoting one."
-
-
 def _recipe_text(findings: Findings) -> str:
     epochs = describe_epochs(findings.study_dir) if findings.decision is not None else ""
     if epochs:
         return f"All architectures of the search share one recipe, and so do those trained again: {epochs}"
     return "All architectures share one short recipe. A longer one may change their order."
-
-
-@dataclass(frozen=True)
-class _Timing:
-    """Images per second, their interquartile range, and what was wrong while they were measured."""
-
-    ips: float
-    iqr: float
-    flags: tuple[str, ...]
-
-    def text(self) -> str:
-        return with_spread(self.ips, self.iqr) + (f" ({', '.join(self.flags)})" if self.flags else "")
-
-
-def _read_timings(study_dir: Path) -> dict[int, _Timing]:
-    """By trial, as ``bench`` timed the front on its own; maybe none."""
-    try:
-        rows = json.loads((study_dir / "bench.json").read_text(encoding="utf-8"))["timings"]
-        return {
-            int(row["trial"]): _Timing(float(row["ips"]), float(row["iqr"]), tuple(row.get("flags", ())))
-            for row in rows
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 def _repeats_text(findings: Findings) -> str:

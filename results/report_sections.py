@@ -24,6 +24,7 @@ from results.repeats import RUNS, SPREAD
 from results.report_decision import decision_card, decision_field, decision_lead, decision_verdict
 from results.report_figures import accuracy_figures, importance_figures, progress_figures, quantized_figures
 from results.report_method import caveats, measurement
+from results.report_timing import timing_note
 from results.tables import FRONT_NOTE, KEY_LENGTH, front_cells
 from results.units import human_count, percent, plural, sentence, with_spread
 
@@ -192,13 +193,17 @@ def front_table(findings: Findings) -> str:
     """The front over the study's cost, and, where it was timed, the one over throughput."""
     if findings.members.empty:
         return ""
-    fast = front(findings.points, "throughput_ips")
+    fast = front(findings.timed, "throughput_ips")
     other = "" if fast.empty or findings.cost.name == "throughput_ips" else _members_table(fast)
-    note = f"{FRONT_NOTE}. A click on a key copies it. Full figures: front.csv, front.md, front.tex and trials.csv."
+    notes = (
+        f"{FRONT_NOTE}.",
+        timing_note(findings),
+        "A click on a key copies it. Full figures: front.csv, front.md, front.tex and trials.csv.",
+    )
     return section(
         "The front",
         _members_table(findings.members),
-        paragraph(note, "muted"),
+        paragraph(" ".join(filter(None, notes)), "muted"),
         folded("The front in accuracy and measured throughput", other),
     )
 
