@@ -39,6 +39,8 @@ TRIAL_NUMBER = $(if $(TRIAL),$(call quoted,$(TRIAL)),$(error TRIAL= is missing; 
 ASKED = $(subst ",\",$(subst ',\',$(MAKEOVERRIDES)))
 COMMAND = CROSSVIT_MAKE_COMMAND=$(call quoted,make $@ $(ASKED)) $(BIN)/crossvit
 FOLDER = $(call option,runs-dir,RUNS_DIR)
+# Of what reads the images of a study that is there: where they are now, if they have moved.
+IMAGES = $(call option,data,DATA)
 SEARCH_OPTIONS = --space $(call quoted,$(SPACE)) $(call option,data,DATA) $(call option,study,STUDY) $(call option,trials,TRIALS) \
 	$(call option,hours,HOURS) $(call option,device-hours,DEVICE_HOURS) $(call option,plateau,PLATEAU) \
 	$(foreach name,$(ENQUEUE),--enqueue $(call quoted,$(name))) $(call switch,deterministic,DETERMINISTIC) \
@@ -91,23 +93,25 @@ report: $(INSTALLED)  ## write a study's report again, or compare several: STUDY
 ablation: $(INSTALLED)  ## compare fusion schemes over paired seeds: BASE=|SPACE= SCHEMES= SEEDS=5 MATCH=flops COMPONENTS=all DIMENSION= VALUES= DATA= EPOCHS=
 	@$(COMMAND) ablate $(ABLATION_OPTIONS)
 
-bench: $(INSTALLED)  ## time a study's front again, alone: STUDY=; networks from elsewhere: BASELINES=timm:a,timm:b TRAIN=1 SEEDS=3 IMAGE_SIZE=
+bench: $(INSTALLED)  ## time a study's front again, alone: STUDY=; networks from elsewhere: BASELINES=timm:a,timm:b TRAIN=1 SEEDS=3 IMAGE_SIZE= DATA=
 	@$(BIN)/crossvit bench $(if $(STUDY),$(call quoted,$(STUDY))) $(call option,baselines,BASELINES) $(call switch,train,TRAIN) $(call option,seeds,SEEDS) \
-		$(call option,image-size,IMAGE_SIZE) $(FOLDER)
+		$(call option,image-size,IMAGE_SIZE) $(IMAGES) $(FOLDER)
 
-select: $(INSTALLED)  ## choose what to deploy: STUDY= MAX_FLOPS=40M MIN_THROUGHPUT= MAX_PARAMS= MAX_LATENCY_MS= PREFER= TRIALS= OPEN_TEST=1
-	@$(BIN)/crossvit select $(STUDY_NAME) $(CHOICE_OPTIONS) $(call switch,open-test,OPEN_TEST)
+select: $(INSTALLED)  ## choose what to deploy: STUDY= MAX_FLOPS=40M MIN_THROUGHPUT= MAX_PARAMS= MAX_LATENCY_MS= PREFER= TRIALS= OPEN_TEST=1 DATA=
+	@$(BIN)/crossvit select $(STUDY_NAME) $(CHOICE_OPTIONS) $(call switch,open-test,OPEN_TEST) $(IMAGES)
 
-retrain: $(INSTALLED)  ## train finalists again on fresh seeds: STUDY= TRIALS=1,2,3 SEEDS=3 EPOCHS= and select's limits
+retrain: $(INSTALLED)  ## train finalists again on fresh seeds: STUDY= TRIALS=1,2,3 SEEDS=3 EPOCHS= DATA= and select's limits
 	@$(COMMAND) retrain $(STUDY_NAME) $(CHOICE_OPTIONS) \
 		$(call option,seeds,SEEDS) $(call option,epochs,EPOCHS) $(call option,workers,WORKERS) \
-		$(call option,executor,EXECUTOR) $(call option,gpus-per-trial,GPUS_PER_TRIAL)
+		$(call option,executor,EXECUTOR) $(call option,gpus-per-trial,GPUS_PER_TRIAL) $(IMAGES)
 
-export: $(INSTALLED)  ## write a trial as a verified file: STUDY= TRIAL= FORMAT=onnx|torch_export|safetensors|timm OUT= FORCE=1
-	@$(BIN)/crossvit export $(STUDY_NAME) $(TRIAL_NUMBER) $(call option,format,FORMAT) $(call option,out,OUT) $(call switch,force,FORCE) $(FOLDER)
+export: $(INSTALLED)  ## write a trial as a verified file: STUDY= TRIAL= FORMAT=onnx|torch_export|safetensors|timm OUT= FORCE=1 DATA=
+	@$(BIN)/crossvit export $(STUDY_NAME) $(TRIAL_NUMBER) $(call option,format,FORMAT) $(call option,out,OUT) $(call switch,force,FORCE) \
+		$(IMAGES) $(FOLDER)
 
-quantize: $(INSTALLED)  ## accuracy of a trial at fewer bits, simulated: STUDY= TRIAL= BITS=8,6,5,4,3 TARGET=6,5,4.5,4 CALIB=128
-	@$(BIN)/crossvit quantize $(STUDY_NAME) $(TRIAL_NUMBER) $(call option,bits,BITS) $(call option,target,TARGET) $(call option,calib,CALIB) $(FOLDER)
+quantize: $(INSTALLED)  ## accuracy of a trial at fewer bits, simulated: STUDY= TRIAL= BITS=8,6,5,4,3 TARGET=6,5,4.5,4 CALIB=128 DATA=
+	@$(BIN)/crossvit quantize $(STUDY_NAME) $(TRIAL_NUMBER) $(call option,bits,BITS) $(call option,target,TARGET) $(call option,calib,CALIB) \
+		$(IMAGES) $(FOLDER)
 
 test: $(INSTALLED)  ## the tests, under ten minutes on two cores
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" --nbmake tests notebooks

@@ -26,6 +26,10 @@ class DataError(ValueError):
     """A dataset that cannot be used as asked; the message says what is wrong and how to mend it."""
 
 
+class AbsentDataError(DataError):
+    """Nothing is there under the name of a dataset."""
+
+
 class Part(Protocol):
     """One given split, or the whole pool: encoded images in a fixed order, with their labels."""
 

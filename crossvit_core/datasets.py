@@ -12,7 +12,7 @@ import numpy as np
 from crossvit_core.config import suggest
 from crossvit_core.data_folder import LAYOUT, folder_source
 from crossvit_core.data_parquet import find_parquet, parquet_source
-from crossvit_core.data_source import ArrayPart, Contents, DataError, Part, Source
+from crossvit_core.data_source import AbsentDataError, ArrayPart, Contents, DataError, Part, Source
 
 TORCH_NAMES = ("cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "qmnist")
 TORCH_ROOT = "data"
@@ -22,7 +22,7 @@ _SUGGESTED_SIBLINGS = 20
 def open_source(name: str) -> Source:
     """Find the dataset ``name``: a key of ``DATASETS``, ``torch/<name>``, ``hfds/<name>``, a folder or a parquet file.
 
-    Raises DataError for a name that is none of these, with the nearest that is.
+    Raises AbsentDataError for a name that is none of these, with the nearest that is; DataError for a broken one.
     """
     if name in DATASETS:
         return DATASETS[name]()
@@ -36,7 +36,7 @@ def open_source(name: str) -> Source:
         return parquet_source(path)
     if path.is_file():
         raise DataError(f"{path} is a file but not a .parquet one; {_allowed()}")
-    raise DataError(f"there is no dataset {name!r}; {_nearest(name, path)}. {_allowed()}")
+    raise AbsentDataError(f"there is no dataset {name!r}; {_nearest(name, path)}. {_allowed()}")
 
 
 def _allowed() -> str:

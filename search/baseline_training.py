@@ -20,7 +20,7 @@ from crossvit_core.train import EpochResult, train_model
 from results.baselines import accuracies_of
 from results.store import StudyStore
 from search.plan import geometric_rungs
-from search.retrain import open_study_data
+from search.study_data import open_study_data
 from search.trial import derive_seed
 
 FOLDER = "baselines"  # in the study's folder, while a training is under way
@@ -54,11 +54,15 @@ class RunEnd:
     notes: tuple[str, ...]
 
 
-def study_training(study_dir: Path, runs: int) -> Training:
-    """How a study trains. Raises StoreError or DataError if its data is not what it was."""
+def study_training(study_dir: Path, runs: int, moved_to: str | None = None) -> Training:
+    """How a study trains; ``moved_to`` as in ``open_study_data``.
+
+    Raises StoreError or DataError if its data is not what it was.
+    """
     study = StudyStore.open_readonly(study_dir).study
     recipe = TrainRecipe.from_dict(study["recipe"])
-    return Training(recipe, open_study_data(study_dir), study_dir, int(study.get("seed", 0)), runs)
+    data = open_study_data(study_dir, moved_to)
+    return Training(recipe, data, study_dir, int(study.get("seed", 0)), runs)
 
 
 def train_runs(

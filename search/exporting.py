@@ -21,7 +21,7 @@ from crossvit_core.train import open_split
 from crossvit_core.weights import WeightsError, load_model
 from results.store import StudyStore, trial_name
 from search.plan import MeasurePlan
-from search.retrain import open_study_data
+from search.study_data import open_study_data
 from search.trained import Trained, find_trained
 
 _LARGEST_SAMPLE = 512  # validation images; more would only take longer
@@ -47,17 +47,19 @@ def export_trial(
     force: bool = False,
     origin: str = "auto",
     pairs: int = 60,
+    moved_to: str | None = None,
 ) -> TrialExport:
     """Export a trial of a study to ``out`` (without it, into the study's folder) and time the file.
 
-    ``origin`` as in ``find_trained``. What was measured is written beside the file, as ``<out>.json``. Raises
-    ExportError, DataError, StoreError; MismatchError for a file that differs from the network.
+    ``origin`` as in ``find_trained``, ``moved_to`` as in ``open_study_data``. What was measured is written beside the
+    file, as ``<out>.json``. Raises ExportError, DataError, StoreError; MismatchError for a file that differs from the
+    network.
     """
     form = find_format(format_name)
     form.check()
     trained = find_trained(study_dir, trial, origin)
     study = StudyStore.open_readonly(study_dir).study
-    data = open_study_data(study_dir)
+    data = open_study_data(study_dir, moved_to)
     model = _load(trained)
     dataset = {"name": Path(data.name).name, "fingerprint": data.fingerprint}
     source = {**trained.describe(), "asked_study": study_dir.name, "asked_trial": trial, "data": dataset}

@@ -17,16 +17,16 @@ from results.test_ledger import Look, TestedRun, add_score, open_look, read_look
 from results.units import plural
 from search.environment import in_runs_dir
 from search.finalists import SelectionError
-from search.retrain import open_study_data
 from search.selection import Selection
 from search.selection_report import retrain_command
+from search.study_data import open_study_data
 
 
-def look_at_test(study_dir: Path, selection: Selection, device: str = "auto") -> Look:
+def look_at_test(study_dir: Path, selection: Selection, device: str = "auto", *, moved_to: str | None = None) -> Look:
     """Score every fresh run of the finalists on the test split, or go on with that, or show what was seen.
 
-    Everything that can fail is tried before the split is opened. Raises SelectionError, WeightsError or StoreError
-    then, SecondLookError if the split was opened for other runs.
+    ``moved_to`` as in ``open_study_data``. Everything that can fail is tried before the split is opened. Raises
+    SelectionError, WeightsError, DataError or StoreError then, SecondLookError if the split was opened for other runs.
     """
     seen = read_look(study_dir)
     is_theirs = seen is not None and seen.is_at(selection.tested_runs)
@@ -45,7 +45,7 @@ def look_at_test(study_dir: Path, selection: Selection, device: str = "auto") ->
         )
     archs = _archs(study_dir)
     runs = [_weigh(study_dir, run, archs[run.run]) for run in selection.tested_runs]
-    data = open_study_data(study_dir)
+    data = open_study_data(study_dir, moved_to)
     look = open_look(study_dir, runs, data.fingerprint, len(data.splits["test"]))
     device = pick_device(device)
     in_bfloat16 = _scored_in_bfloat16(study_dir)

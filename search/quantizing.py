@@ -40,7 +40,7 @@ from results.quantization import (
     weights_digest,
 )
 from results.store import WriteError
-from search.retrain import open_study_data
+from search.study_data import open_study_data
 from search.trained import Trained, find_trained
 
 MIXED_METHOD = "sqb_optm"
@@ -74,11 +74,18 @@ class Request:
 
 
 def quantize_trial(
-    study_dir: Path, trial: int, request: Request, *, origin: str = "auto", device: str = "auto"
+    study_dir: Path,
+    trial: int,
+    request: Request,
+    *,
+    origin: str = "auto",
+    device: str = "auto",
+    moved_to: str | None = None,
 ) -> Iterator[QuantizedPoint]:
     """Measure what was asked of a trial, best first: full precision, single precision, mixed precision.
 
-    Points that were measured before are read, not measured again. ``origin`` as in ``find_trained``. Raises
+    Points that were measured before are read, not measured again. ``origin`` as in ``find_trained``, ``moved_to`` as in
+    ``open_study_data``. Raises
     ExportError for a trial without weights, StoreError, DataError, QuantizeError.
     """
     trained = find_trained(study_dir, trial, origin)
@@ -87,7 +94,7 @@ def quantize_trial(
         model = load_model(trained.weights, trained.arch).float()
     except WeightsError as error:
         raise QuantizeError(str(error)) from error
-    work = Measurement(model, open_study_data(study_dir), request, pick_device(device))
+    work = Measurement(model, open_study_data(study_dir, moved_to), request, pick_device(device))
     recorder = _Recorder(work, folder, trial, trained)
     yield recorder.full()
     for method in request.methods:

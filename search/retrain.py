@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crossvit_core.config import ArchConfig
-from crossvit_core.data import ImageData, load_dataset
+from crossvit_core.data import ImageData
 from crossvit_core.recipe import TrainRecipe
 from results.records import Asked, Event
 from results.repeats import describe_stranger, retrain_dir
@@ -26,6 +26,7 @@ from search.list_searcher import TRIAL_PREFIX, ListedTrial, ListSearcher
 from search.plan import MeasurePlan, Plan, geometric_rungs
 from search.session import Listener, Session, StudyFailedError
 from search.stopping import Stopping
+from search.study_data import open_study_data
 from search.trial import derive_seed
 
 # What the study of a retraining takes over from the search, for its report.
@@ -37,7 +38,7 @@ class RetrainConfig:
     """What was asked for: ``trials`` of the study in ``study_dir``, each on ``seeds`` fresh seeds.
 
     ``settings`` are training settings that differ from the search's recipe. A retraining that is gone on with keeps
-    its own.
+    its own. ``moved_to``: where the study's images are now, if they have moved.
     """
 
     study_dir: Path
@@ -45,6 +46,7 @@ class RetrainConfig:
     seeds: int = DEFAULT_SEEDS
     settings: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
+    moved_to: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def resolve_retraining(config: RetrainConfig) -> Retraining:
     if stranger:
         raise StoreError(stranger)
     events = list(StudyStore.open_readonly(path).events()) if StudyStore.exists(path) else []
-    data = open_study_data(config.study_dir)
+    data = open_study_data(config.study_dir, config.moved_to)
     recipe = _find_recipe(config, source.study, path)
     items = _list_items(config, source, events)
     plan = _make_plan(config, source.study, path, recipe, data)
@@ -107,19 +109,6 @@ def run_retraining(
         session.end()
     _check_success(session, retraining.path)
     return session
-
-
-def open_study_data(study_dir: Path) -> ImageData:
-    """The data that a study was run on. Raises StoreError if what bears its name is other data by now."""
-    asked = StudyStore.open_readonly(study_dir).study["data"]
-    height, width = asked["image_size"]
-    data = load_dataset(asked["name"], image_size=(height, width), cache_dir=study_dir.parent / ".data")
-    if data.fingerprint != asked["fingerprint"]:
-        raise StoreError(
-            f"the dataset {asked['name']!r} is not what study {study_dir.name!r} was run on (fingerprint "
-            f"{data.fingerprint}, then {asked['fingerprint']}): numbers on it could not be compared"
-        )
-    return data
 
 
 def fresh_seed(study_seed: int, arch_key: str, index: int, used: set[int]) -> int:

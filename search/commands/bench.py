@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.commands.options import RUNS_DIR, Device, RunsDir, split_list
+from search.commands.options import RUNS_DIR, Device, MovedTo, RunsDir, split_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +36,7 @@ def bench(
     batch_size: Annotated[int | None, typer.Option(help="Without a study: images in a batch; 32.", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="Without a study: folder to keep baselines.csv in.")] = None,
     device: Device = "auto",
+    data: MovedTo = None,
     pairs: Annotated[int, typer.Option(help="Timed windows per architecture.", min=10)] = 200,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
@@ -56,12 +57,15 @@ def bench(
         raise typer.BadParameter("only --baselines beside a study are trained, with its recipe", param_hint="--train")
     if seeds and not train:
         raise typer.BadParameter("nothing is trained without --train", param_hint="--seeds")
+    if data is not None and not train:
+        raise typer.BadParameter("images are read with --train only (make: TRAIN=1)", param_hint="--data")
     check_device(device)
     console = Console(highlight=False)
     if study is None:
         _bench_alone(names, image_size, batch_size or 32, out, device, pairs, runs_dir, console)
     else:
-        _bench_study(runs_dir / check_study_name(study), names, (seeds or 1) if train else 0, device, pairs, console)
+        study_dir = runs_dir / check_study_name(study)
+        _bench_study(study_dir, names, (seeds or 1) if train else 0, device, pairs, data, console)
 
 
 def _bench_alone(
@@ -97,7 +101,15 @@ def _bench_alone(
         _bench_networks(names, setting, None, Path(folder), console)
 
 
-def _bench_study(study_dir: Path, names: tuple[str, ...], runs: int, device: str, pairs: int, console: Console) -> None:
+def _bench_study(
+    study_dir: Path,
+    names: tuple[str, ...],
+    runs: int,
+    device: str,
+    pairs: int,
+    moved_to: str | None,
+    console: Console,
+) -> None:
     from crossvit_core.device_info import pick_device
     from results.store import StudyStore
     from search.baseline_training import study_training
@@ -106,7 +118,7 @@ def _bench_study(study_dir: Path, names: tuple[str, ...], runs: int, device: str
 
     device = pick_device(device)
     check_names(names, study_dir.parent)
-    training = study_training(study_dir, runs) if runs else None
+    training = study_training(study_dir, runs, moved_to) if runs else None
     with StudyStore.open(study_dir):
         pass  # what cannot be kept in the end is refused now
     _time_front(study_dir, device, pairs, console)

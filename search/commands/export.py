@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.commands.options import RUNS_DIR, Origin, RunsDir, StudyName
+from search.commands.options import RUNS_DIR, MovedTo, Origin, RunsDir, StudyName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +26,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
     weights: Origin = "auto",
     pairs: Annotated[int, typer.Option(help="Timed windows.", min=10)] = 60,
+    data: MovedTo = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Export a trial: written, read back, compared with the network on validation images, timed in its runtime."""
@@ -36,7 +37,7 @@ def export(
     folder, number = runs_dir / check_study_name(study), _parse_trial(trial)
     from search.exporting import export_trial  # seconds of imports, for a trial that can be one
 
-    outcome = export_trial(folder, number, format_, out, force=force, origin=weights, pairs=pairs)
+    outcome = export_trial(folder, number, format_, out, force=force, origin=weights, pairs=pairs, moved_to=data)
     show_export(outcome, Console(highlight=False))
 
 

@@ -21,6 +21,10 @@ Origin = Annotated[
     typer.Option(help="auto: the best retrained seed if there is one; search: the trial's own; retrain."),
 ]
 
+MovedTo = Annotated[
+    str | None, typer.Option("--data", help="Where the study's images are now, if they have moved; must be the same.")
+]
+
 # Of what is begun or gone on with.
 NewStudy = Annotated[str | None, typer.Option(help="Name of the study; the same name goes on with it.")]
 Data = Annotated[

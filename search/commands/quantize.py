@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.commands.options import RUNS_DIR, Device, Origin, RunsDir, StudyName, split_list
+from search.commands.options import RUNS_DIR, Device, MovedTo, Origin, RunsDir, StudyName, split_list
 
 if TYPE_CHECKING:
     from results.quantization import QuantizedPoint
@@ -28,6 +28,7 @@ def quantize(
     rho: Annotated[float, typer.Option(help="Greedy MP: how much a tensor's size counts.")] = 1.0,
     weights: Origin = "auto",
     device: Device = "auto",
+    data: MovedTo = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Quantise a trial after training, simulated: accuracy at 8 to 3 bits, and at mixed bits. Goes on where it was."""
@@ -53,7 +54,7 @@ def quantize(
     console = Console(highlight=False)
     console.print(find_trained(folder, trial, weights).sentence(), markup=False, soft_wrap=True)
     points = []
-    for point in quantize_trial(folder, trial, request, origin=weights, device=device):
+    for point in quantize_trial(folder, trial, request, origin=weights, device=device, moved_to=data):
         points.append(point)
         console.print(_line(point), markup=False, soft_wrap=True)
     settings = {"calibration_images": calib, "alpha": alpha, "rho": rho}

@@ -14,6 +14,7 @@ from search.commands.options import (
     Device,
     ExecutorName,
     GpusPerTrial,
+    MovedTo,
     RunsDir,
     StudyName,
     Workers,
@@ -54,6 +55,7 @@ def select(
         bool, typer.Option("--open-test", help="Open the test split, once, for the retrained finalists.")
     ] = False,
     device: Annotated[str, typer.Option(help="For the test: auto, cpu or cuda:N.")] = "auto",
+    data: MovedTo = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Choose what to deploy: hard limits, a preference, and how sure fresh seeds are of it."""
@@ -61,8 +63,10 @@ def select(
     from search.choices import check_device
 
     check_device(device)
+    if data is not None and not open_test:
+        raise typer.BadParameter("images are read with --open-test only (make: OPEN_TEST=1)", param_hint="--data")
     wish = make_wish(max_flops, max_params, min_throughput, max_latency_ms, prefer, trials, finalists)
-    show_selection(runs_dir / check_study_name(study), wish, device if open_test else None)
+    show_selection(runs_dir / check_study_name(study), wish, device if open_test else None, data)
 
 
 def retrain(
@@ -80,6 +84,7 @@ def retrain(
     executor: ExecutorName = "ray",
     gpus_per_trial: GpusPerTrial = None,
     device: Device = "auto",
+    data: MovedTo = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Train finalists again on fresh seeds, then show what that says of them. Repeated, it goes on where it was."""
@@ -93,7 +98,9 @@ def retrain(
     wish = make_wish(max_flops, max_params, min_throughput, max_latency_ms, prefer, trials, finalists)
     numbers = tuple(finalist.trial for finalist in choose(study_dir, wish).finalists)
     settings = parse_settings(None, epochs)
-    config = RetrainConfig(study_dir=study_dir, trials=numbers, seeds=seeds, settings=settings, device=device)
+    config = RetrainConfig(
+        study_dir=study_dir, trials=numbers, seeds=seeds, settings=settings, device=device, moved_to=data
+    )
     retraining = resolve_retraining(config)
     sizes = StudyConfig(executor=executor, workers=workers, gpus_per_trial=gpus_per_trial, device=device)
     _run(retraining, make_executor(sizes))
@@ -128,8 +135,11 @@ def make_wish(
     return Wish(limits=limits, prefer=prefer, trials=_parse_trials(trials), max_finalists=finalists)
 
 
-def show_selection(study_dir: Path, wish: Wish, device: str | None) -> None:
-    """Print the selection and write it into the study's folder; a ``device`` opens the test split on it."""
+def show_selection(study_dir: Path, wish: Wish, device: str | None, moved_to: str | None = None) -> None:
+    """Print the selection and write it into the study's folder; a ``device`` opens the test split on it.
+
+    ``moved_to``: where the study's images are now, if they have moved.
+    """
     from rich.console import Console
 
     from results.selection_table import rich_selection, selection_notes
@@ -151,7 +161,7 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None) -> None:
     else:
         from search.final_test import look_at_test
 
-        look = look_at_test(study_dir, selection, device)
+        look = look_at_test(study_dir, selection, device, moved_to=moved_to)
     console = Console(highlight=False)
     rows = selection_rows(selection, look)
     console.print(rich_selection(rows, describe_choice(selection)))

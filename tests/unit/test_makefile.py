@@ -90,3 +90,20 @@ def test_variables_with_several_words_and_commas() -> None:
     assert words[words.index("--runs-dir") + 1] == "x y"
     assert arguments("report", "STUDY=a b") == ["report", "a", "b"]
     assert arguments("bench", "STUDY=a", "SEEDS=3") == ["bench", "a", "--seeds", "3"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("export", "TRIAL=1"),
+        ("quantize", "TRIAL=1"),
+        ("retrain",),
+        ("select", "OPEN_TEST=1"),
+        ("bench", "BASELINES=x", "TRAIN=1"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_where_the_images_are_now_reaches_every_command_that_reads_them(words: tuple[str, ...]) -> None:
+    given = arguments(*words, "STUDY=a", "DATA=/d/my images")
+    assert given[given.index("--data") + 1] == "/d/my images"
+    assert "--data" not in arguments(*words, "STUDY=a")

@@ -28,12 +28,13 @@ from search.final_test import look_at_test
 from search.finalists import SelectionError, Wish
 from search.list_searcher import ListedTrial, ListSearcher
 from search.plan import Plan
-from search.retrain import RetrainConfig, fresh_seed, open_study_data, resolve_retraining, run_retraining
+from search.retrain import RetrainConfig, fresh_seed, resolve_retraining, run_retraining
 from search.selection import select
 from search.selection_report import describe_test, next_command, selection_rows, write_selection
 from search.session import StudyFailedError
 from search.study import resolve_study
 from search.study_config import StudyConfig
+from search.study_data import open_study_data
 from search.trained import find_trained
 from search.trial import Trial
 
