@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from crossvit_core.config import Size
 from crossvit_core.data import ImageData, load_dataset
 from crossvit_core.data_source import AbsentDataError, DataError
 from results.store import StoreError, StudyStore
@@ -30,11 +35,27 @@ def open_study_data(study_dir: Path, moved_to: str | None = None) -> ImageData:
 def _load(study_dir: Path, asked: dict[str, Any], name: str) -> ImageData:
     height, width = asked["image_size"]
     try:
-        return load_dataset(name, image_size=(height, width), cache_dir=study_dir.parent / ".data")
+        return _load_cached(name, (height, width), study_dir.parent / ".data")
     except DataError as error:
         if name != asked["name"]:
             raise
         raise DataError(_describe_lost(study_dir.name, name, error)) from error
+
+
+def _load_cached(name: str, size: Size, cache_dir: Path) -> ImageData:
+    """From the cache of the studies, or one elsewhere: a folder of studies may be there to be read only."""
+    try:
+        return load_dataset(name, image_size=size, cache_dir=cache_dir)
+    except OSError:  # if it was not the cache that failed, this fails in the same way once more
+        return load_dataset(name, image_size=size, cache_dir=_temporary_cache())
+
+
+@functools.cache
+def _temporary_cache() -> Path:
+    """A folder for this process, as long as it lives: workers open what is in it by its path."""
+    folder = Path(tempfile.mkdtemp(prefix="crossvit-data-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _describe_lost(study: str, name: str, error: DataError) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from search.finalists import Wish
 from search.quantizing import Request, quantize_trial
 from search.retrain import RetrainConfig, resolve_retraining
 from search.selection import select
+from search.study import resolve_study
+from search.study_config import StudyConfig
 from search.study_data import open_study_data
 
 ARCH = PRESETS["crossvit_nano_16"].replace(in_channels=1)
@@ -132,3 +136,35 @@ def test_a_place_is_refused_where_no_image_is_read(
         main()
     assert ended.value.code == 2
     assert f"images are read with {switch} only" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_studies_folder_that_cannot_hold_a_cache_is_exported_from(study_dir: Path, tmp_path: Path) -> None:
+    (study_dir.parent / ".data").touch()  # where the cache would be: a folder cannot be made there, not even by root
+    outcome = export_trial(study_dir, 0, "safetensors", tmp_path / "elsewhere.safetensors", pairs=10, moved_to="digits")
+    assert outcome.exported.path == tmp_path / "elsewhere.safetensors"
+    data = open_study_data(study_dir, "digits")
+    assert data.cache_path is not None
+    assert not data.cache_path.is_relative_to(study_dir.parent)
+    with pytest.raises(StoreError, match=r"cannot write to .*\.data"):
+        resolve_study(StudyConfig(space="smoke", runs_dir=study_dir.parent))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_cache_that_is_there_is_read_where_nothing_can_be_added(study_dir: Path) -> None:
+    cache = study_dir.parent / ".data"
+    written = open_study_data(study_dir, "digits").cache_path
+    cache.chmod(0o500)
+    assert open_study_data(study_dir, "digits").cache_path == written
+    cache.chmod(0o700)
+
+
+def test_a_cache_elsewhere_is_gone_when_the_process_ends(study_dir: Path) -> None:
+    (study_dir.parent / ".data").touch()
+    code = (
+        "import sys; from pathlib import Path; from search.study_data import open_study_data;"
+        "data = open_study_data(Path(sys.argv[1]), 'digits'); print(data.cache_path, data.cache_path.exists())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(study_dir)], capture_output=True, text=True, check=True)
+    place, was_there = done.stdout.split()
+    assert was_there == "True"
+    assert not Path(place).parent.exists()
