@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from crossvit_core.data_source import POOL, SPLIT_SYNONYMS, Contents, DataError, Source, list_files
+from crossvit_core.data_source import POOL, SPLIT_SYNONYMS, Contents, DataError, FewClassesError, Source, list_files
 
 _LITTER = ("Thumbs.db", "desktop.ini")
 LAYOUT = "one subfolder per class holding its images, or train/, val/ and test/ with such subfolders"
@@ -32,7 +32,10 @@ class FolderPart:
 
 def folder_source(root: Path) -> Source:
     """The images below ``root``. Raises DataError for another layout, an empty class, or a file that is no image."""
-    parts = {split: _read_part(folder) for split, folder in _split_folders(root).items()}
+    folders = _split_folders(root)
+    if folders == {POOL: root}:
+        _refuse_one_too_high(root)
+    parts = {split: _read_part(folder) for split, folder in folders.items()}
     files = [file for part in parts.values() for file in part.files]
     return Source(listing=list_files(files), read=lambda: Contents(parts))
 
@@ -63,6 +66,22 @@ def _one_folder_per_split(root: Path, given: dict[str, Path]) -> dict[str, Path]
     return splits
 
 
+def _refuse_one_too_high(root: Path) -> None:
+    """Raise FewClassesError for a folder that holds nothing but the dataset's own, possibly further down.
+
+    Before anything is read: what lies beside the class folders would else be taken for broken images of a class.
+    """
+    folder, inside = root, _subfolders(root)
+    while len(inside) == 1 and os.access(inside[0], os.R_OK | os.X_OK):
+        folder, inside = inside[0], _subfolders(inside[0])
+    if folder == root or _loose_images(folder):
+        return
+    holding = sum(any(_is_image_name(path) for path in _files_below(each)) for each in inside)
+    if holding > 1:
+        hint = f"did you mean {folder}, which holds {holding} folders of images?"
+        raise FewClassesError([_subfolders(root)[0].name], hint)
+
+
 def _read_part(folder: Path) -> FolderPart:
     _refuse_loose_images(folder)
     files: list[Path] = []
@@ -79,21 +98,30 @@ def _read_part(folder: Path) -> FolderPart:
 
 
 def _refuse_loose_images(folder: Path) -> None:
-    loose = [entry.name for entry in sorted(folder.iterdir()) if entry.is_file() and _is_image_name(entry)]
+    loose = _loose_images(folder)
     if loose:
         raise DataError(f"{folder} holds {loose[0]!r} ({len(loose)} in all) outside class folders; expected {LAYOUT}")
 
 
+def _loose_images(folder: Path) -> list[str]:
+    return [entry.name for entry in sorted(folder.iterdir()) if entry.is_file() and _is_image_name(entry)]
+
+
 def _images_below(folder: Path) -> Iterator[Path]:
+    for path in _files_below(folder):
+        if not _is_image_name(path):
+            raise DataError(f"{path} is not an image by its name; move it out of the class folders")
+        yield path
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """In a fixed order, but for what systems leave behind."""
     for current, subfolders, names in os.walk(folder, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             if name.startswith(".") or name in _LITTER:
                 continue
-            path = Path(current, name)
-            if not _is_image_name(path):
-                raise DataError(f"{path} is not an image by its name; move it out of the class folders")
-            yield path
+            yield Path(current, name)
 
 
 def _is_image_name(path: Path) -> bool:

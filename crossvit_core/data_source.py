@@ -30,6 +30,14 @@ class AbsentDataError(DataError):
     """Nothing is there under the name of a dataset."""
 
 
+class FewClassesError(DataError):
+    """Images of one class, or of none. The reader of a folder knows a ``hint`` at what was meant."""
+
+    def __init__(self, names: Iterable[str], hint: str = "") -> None:
+        told = f"the only class is {', '.join(names) or 'none'}; a classifier needs at least two"
+        super().__init__(f"{told}; {hint}" if hint else told)
+
+
 class Part(Protocol):
     """One given split, or the whole pool: encoded images in a fixed order, with their labels."""
 

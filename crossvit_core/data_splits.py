@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from crossvit_core.data_source import POOL, Contents, DataError
+from crossvit_core.data_source import POOL, Contents, DataError, FewClassesError
 
 SPLITS = ("train", "val", "test")
 POOL_SHARE = 0.15  # of each class, for validation and again for test, when nothing is given apart
@@ -37,7 +37,7 @@ def encode_labels(contents: Contents) -> tuple[dict[str, np.ndarray], tuple[str,
         }
         names = tuple(str(value) for value in classes)
     if len(names) < 2:
-        raise DataError(f"the only class is {', '.join(names) or 'none'}; a classifier needs at least two")
+        raise FewClassesError(names)
     return labels, names
 
 

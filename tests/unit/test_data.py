@@ -307,6 +307,34 @@ class TestRefusals:
         with pytest.raises(DataError, match="only class is cat"):
             load_dataset(str(write_classes(tmp_path, ("cat",))))
 
+    @pytest.mark.parametrize("above", ["", "downloads", "downloads/unpacked"])
+    @pytest.mark.parametrize("beside", [(), ("README.txt",), ("README.txt", "../cover.png")])
+    def test_a_folder_that_is_too_high_is_answered_with_the_one_that_is_meant(
+        self, above: str, beside: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        shapes = write_classes(tmp_path / above / "shapes", ("disc", "ring", "square"), count=3)
+        for name in beside:
+            (shapes / name).write_text("x")
+        with pytest.raises(DataError) as refusal:
+            load_dataset(str(tmp_path))
+        assert str(refusal.value) == (
+            f"the only class is {(Path(above) / 'shapes').parts[0]}; a classifier needs at least two; "
+            f"did you mean {shapes}, which holds 3 folders of images?"
+        )
+
+    def test_a_folder_above_splits_is_answered_with_the_one_that_is_meant(self, tmp_path: Path) -> None:
+        for split in ("train", "test"):
+            write_classes(tmp_path / "pets" / split, count=3)
+        with pytest.raises(DataError, match=r"did you mean .*/pets, which holds 2 folders of images\?"):
+            load_dataset(str(tmp_path))
+
+    def test_nothing_is_meant_where_no_folder_below_would_do(self, tmp_path: Path) -> None:
+        one = write_classes(tmp_path, ("cat",))
+        (one / "cat" / "more").mkdir()
+        Image.fromarray(draw(1)).save(one / "cat" / "more" / "1.png")
+        with pytest.raises(DataError, match=r"only class is cat; a classifier needs at least two$"):
+            load_dataset(str(tmp_path))
+
     def test_images_outside_class_folders(self, tmp_path: Path) -> None:
         write_classes(tmp_path)
         Image.fromarray(draw(0)).save(tmp_path / "loose.png")
