@@ -17,6 +17,7 @@ from results.findings import Findings, load_findings
 from results.frame import front
 from results.metrics import ACCURACY, Metric, cost_metric
 from results.pareto import Array, hypervolume_history, reference_point
+from results.records import asked_objectives
 from results.store import StoreError, check_study_name
 
 REFERENCE_FILE = "reference.json"
@@ -155,4 +156,5 @@ def _seed_groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def _identity(study: dict[str, Any]) -> str:
     asked = ("space", "data", "objectives", "recipe", "sampler", "stopping", "trials", "rungs")
     parts = (*asked, "measure", "budget", "round_size")  # with limits on what is measured
+    study = {**study, "objectives": asked_objectives(study)}
     return json.dumps({part: study.get(part) for part in parts}, sort_keys=True)

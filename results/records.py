@@ -119,3 +119,8 @@ def _encode_number(value: float) -> float | int | str:
         return value
     value = float(value)
     return value if math.isfinite(value) else str(value)
+
+
+def asked_objectives(study: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a study.json says that it is after: metric and direction of each. Earlier ones have a label besides."""
+    return [{name: each.get(name) for name in ("metric", "direction")} for each in study.get("objectives") or []]

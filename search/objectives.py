@@ -16,7 +16,6 @@ class Objective:
 
     metric: str
     direction: Literal["max", "min"]
-    label: str
     log: bool = False
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
@@ -33,15 +32,15 @@ class Objective:
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "val_accuracy": Objective("val_accuracy", "max", "validation accuracy"),
-    "macs": Objective("macs", "min", "FLOPs (multiply-adds)", log=True),
-    "params": Objective("params", "min", "parameters", log=True),
-    "activations": Objective("activations", "min", "activations", log=True),
-    "throughput_ips": Objective("throughput_ips", "max", "throughput (images/s)", log=True),
-    "latency_ms": Objective("latency_ms", "min", "latency of one image (ms)", log=True),
-    "peak_memory_mb": Objective("peak_memory_mb", "min", "peak memory of a forward pass (MB)", log=True),
-    "train_memory_mb": Objective("train_memory_mb", "min", "peak memory of a training step (MB)", log=True),
-    "energy_mj": Objective("energy_mj", "min", "energy per image (mJ)", log=True),
+    "val_accuracy": Objective("val_accuracy", "max"),
+    "macs": Objective("macs", "min", log=True),
+    "params": Objective("params", "min", log=True),
+    "activations": Objective("activations", "min", log=True),
+    "throughput_ips": Objective("throughput_ips", "max", log=True),
+    "latency_ms": Objective("latency_ms", "min", log=True),
+    "peak_memory_mb": Objective("peak_memory_mb", "min", log=True),
+    "train_memory_mb": Objective("train_memory_mb", "min", log=True),
+    "energy_mj": Objective("energy_mj", "min", log=True),
 }
 
 DEFAULT_OBJECTIVES = ("val_accuracy", "macs", "throughput_ips")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,16 @@ from crossvit_core.recipe import TrainRecipe
 from results.records import Asked, Event
 from results.repeats import describe_stranger, retrain_dir
 from results.store import TRIALS_FOLDER, StoreError, StudyStore
-from results.units import plural
-from search.checkpoint_sweeper import CheckpointSweeper
 from search.choices import check_device
-from search.environment import describe_environment
+from search.driver import check_success, drive
 from search.executors.base import Executor
 from search.finalists import DEFAULT_SEEDS, SelectionError
 from search.list_searcher import TRIAL_PREFIX, ListedTrial, ListSearcher
 from search.plan import MeasurePlan, Plan, geometric_rungs
-from search.session import Listener, Session, StudyFailedError
+from search.session import Listener, Session
 from search.stopping import Stopping
 from search.study_data import open_study_data
+from search.study_folder import open_store
 from search.trial import derive_seed
 
 # What the study of a retraining takes over from the search, for its report.
@@ -87,27 +87,18 @@ def run_retraining(
 
     Raises StudyFailedError if no run came to a result.
     """
-    with _open_store(retraining) as store:
-        sweeper = CheckpointSweeper(retraining.path / TRIALS_FOLDER)
+    go_on = partial(_go_on, described=retraining.described)
+    with open_store(retraining.path, retraining.described, go_on) as store:
         session = Session(
             store,
             ListSearcher(retraining.items),
             trials=len(retraining.items),
             seed=int(retraining.described["seed"]),
-            listeners=[*listeners, sweeper],
+            listeners=listeners,
         )
-        sweeper.sweep(session)
-        if on_open is not None:
-            on_open(session)
-        if not session.is_over():
-            try:
-                executor.run(session, retraining.plan)
-            except StudyFailedError as error:
-                session.end(str(error))
-                raise
-            sweeper.sweep(session)
-        session.end()
-    _check_success(session, retraining.path)
+        drive(session, executor, retraining.plan, retraining.path / TRIALS_FOLDER, on_open)
+    advice = f". They stay on record: mend that and move {retraining.path} away to begin again"
+    check_success(session, "fresh run", advice)
     return session
 
 
@@ -117,15 +108,6 @@ def fresh_seed(study_seed: int, arch_key: str, index: int, used: set[int]) -> in
     while seed in used:
         seed = derive_seed("retrain", seed)
     return seed
-
-
-def _check_success(session: Session, path: Path) -> None:
-    outcomes = session.outcomes
-    if outcomes and not any(outcome.status == "ok" for outcome in outcomes):
-        raise StudyFailedError(
-            f"none of {plural(len(outcomes), 'fresh run')} succeeded; the last one said: {outcomes[-1].error}. "
-            f"They stay on record: mend that and move {path} away to begin again"
-        )
 
 
 def _find_recipe(config: RetrainConfig, study: dict[str, Any], path: Path) -> TrainRecipe:
@@ -201,20 +183,6 @@ def _describe(
 def _retrained_as(study_dir: Path, path: Path) -> str:
     """The study's name as the retraining has it: the two may have been renamed since."""
     return str(StudyStore.open_readonly(path).study["retrain_of"]) if StudyStore.exists(path) else study_dir.name
-
-
-def _open_store(retraining: Retraining) -> StudyStore:
-    path, described = retraining.path, retraining.described
-    new = not StudyStore.exists(path)
-    store = StudyStore.create(path, described) if new else StudyStore.open(path)
-    try:
-        if not new:
-            _go_on(store, described)
-        store.write_json("environment.json", describe_environment())
-    except BaseException:
-        store.close()
-        raise
-    return store
 
 
 def _go_on(store: StudyStore, described: dict[str, Any]) -> None:

@@ -18,7 +18,6 @@ from crossvit_core.presets import PRESETS
 from crossvit_core.recipe import TrainRecipe
 from results.store import TRIALS_FOLDER, StoreError, check_new_name
 from search.budget import Budget, open_spending
-from search.checkpoint_sweeper import CheckpointSweeper
 from search.choices import (
     STUDY_SETTINGS,
     check_device,
@@ -33,6 +32,7 @@ from search.choices import (
     merge_settings,
     note_unrepeatable,
 )
+from search.driver import drive
 from search.enqueue import Enqueued, find_enqueued, member_presets
 from search.executors.base import Executor
 from search.limits import check_energy, check_reachable, limit_space, plan_measuring
@@ -40,10 +40,10 @@ from search.mirrors import find_mirrors, open_mirrors
 from search.objectives import Objective
 from search.plan import Plan
 from search.searcher import Searcher
-from search.session import ALL_TRIED, NONE_FOUND, Listener, Session, StudyFailedError
+from search.session import ALL_TRIED, NONE_FOUND, Listener, Session
 from search.stopping import Stopping, make_rule
 from search.study_config import StudyConfig, StudyConfigError
-from search.study_folder import open_store
+from search.study_folder import open_study
 from space import Space, SpaceFile, load_space
 
 _DEFAULT_TRIALS = 64
@@ -78,7 +78,7 @@ class Study:
             "name": self.name,
             "space": self.space.to_dict(),
             "data": self.data.describe(),
-            "objectives": [{"metric": o.metric, "direction": o.direction, "label": o.label} for o in self.objectives],
+            "objectives": [{"metric": o.metric, "direction": o.direction} for o in self.objectives],
             "trials": self.trials,
             "planned_trials": self.trials,
             "budget": asdict(self.budget),
@@ -164,9 +164,8 @@ def run_study(
 
     A ``searcher`` that is given decides every trial: the sampler, and what is enqueued, then have no say.
     """
-    with open_store(study) as store, contextlib.ExitStack() as opened:
+    with open_study(study) as store, contextlib.ExitStack() as opened:
         enqueued = [*study.enqueued, *member_presets(study.space)] if searcher is None else []
-        sweeper = CheckpointSweeper(study.path / TRIALS_FOLDER)
         rule = make_rule(study.stopping, study.objectives, study.plan.recipe.epochs)
         limits = (*study.space.limits, *study.plan.measure.limits)
         session = Session(
@@ -178,18 +177,12 @@ def run_study(
             spending=open_spending(store, study.budget, study.objectives, limits),
             enqueued=enqueued,
             round_size=study.round_size,
-            listeners=[*listeners, sweeper],
+            listeners=listeners,
             exhausted=ALL_TRIED if study.space.is_enumerable else NONE_FOUND,
         )
         # After the session, which may have settled a trial: they read the ledger when they are opened.
         session.listen(opened.enter_context(open_mirrors(study.mirrors, study.path)))
-        sweeper.sweep(session)
-        if on_open is not None:
-            on_open(session)
-        if not session.is_over():
-            _execute(executor, session, study.plan)
-            sweeper.sweep(session)
-        session.end()
+        drive(session, executor, study.plan, study.path / TRIALS_FOLDER, on_open)
     return session
 
 
@@ -197,14 +190,6 @@ def _make_searcher(study: Study, planned_trials: int) -> Searcher:
     from search.optuna_searcher import OptunaSearcher
 
     return OptunaSearcher(study.space, study.objectives, sampler=study.sampler, trials=planned_trials, seed=study.seed)
-
-
-def _execute(executor: Executor, session: Session, plan: Plan) -> None:
-    try:
-        executor.run(session, plan)
-    except StudyFailedError as error:
-        session.end(str(error))
-        raise
 
 
 def _check_file(file: SpaceFile) -> None:

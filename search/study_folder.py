@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.memory import REPLAYED, check_fits
-from results.records import Asked
+from results.records import Asked, asked_objectives
 from results.store import StoreError, StudyStore
 from search.environment import describe_environment
 from search.stopping import Stopping
@@ -24,16 +26,19 @@ _BEFORE = {"stopping": Stopping().to_dict(), "round_size": 0}
 _CHANGEABLE = ("trials", "budget")
 
 
-def open_store(study: Study) -> StudyStore:
-    """The study's folder, made or gone on with. Raises StoreError if it holds a different study or cannot
-    be written to.
-    """
+def open_study(study: Study) -> StudyStore:
+    """The study's folder. Raises StoreError if it holds a different study or cannot be written to."""
     asked = study.describe()
-    new = not StudyStore.exists(study.path)
-    store = StudyStore.create(study.path, asked) if new else StudyStore.open(study.path)
+    return open_store(study.path, asked, lambda store: _go_on(store, study.name, asked))
+
+
+def open_store(path: Path, asked: dict[str, Any], go_on: Callable[[StudyStore], None]) -> StudyStore:
+    """A study's folder, made as ``asked`` or, if it is there, gone on with, which ``go_on`` may refuse."""
+    new = not StudyStore.exists(path)
+    store = StudyStore.create(path, asked) if new else StudyStore.open(path)
     try:
         if not new:
-            _go_on(store, study.name, asked)
+            go_on(store)
         store.write_json("environment.json", describe_environment())
     except BaseException:
         store.close()
@@ -58,7 +63,8 @@ def _trials_to_note(store: StudyStore, trials: int) -> int:
 
 
 def _check_same_study(name: str, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    before = {part: stored.get(part, _BEFORE.get(part)) for part in _IDENTITY}
+    stored = {**_BEFORE, **stored, "objectives": asked_objectives(stored)}
+    before = {part: stored.get(part) for part in _IDENTITY}
     differences = describe_differences(before, {part: asked[part] for part in _IDENTITY})
     if differences:
         raise StoreError(

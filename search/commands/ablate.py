@@ -22,7 +22,7 @@ from search.commands.options import (
     parse_settings,
     split_list,
 )
-from search.commands.running import check_success, describe_surplus, run_shown
+from search.commands.running import describe_surplus, run_shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -146,6 +146,7 @@ def _show(ablation: Ablation, session: Session, console: Console) -> None:
     from results.ablation import load_ablation
     from results.ablation_page import write_findings
     from results.ablation_tables import rich_tables, verdict_lines
+    from search.driver import check_success
 
     findings = load_ablation(ablation.path)
     page = write_findings(findings)

@@ -62,12 +62,3 @@ def _end_interrupted(console: Console) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     console.print(f"interrupted; what finished is kept. To go on:\n  {command_line()}", markup=False, soft_wrap=True)
     raise SystemExit(interrupt.EXIT_INTERRUPTED) from None
-
-
-def check_success(session: Session) -> None:
-    """A study in which nothing worked has failed, though every trial is on record."""
-    from search.session import StudyFailedError
-
-    outcomes = session.outcomes
-    if outcomes and all(outcome.status in ("failed", "lost", "infeasible") for outcome in outcomes):
-        raise StudyFailedError(f"none of {len(outcomes)} trials succeeded; the last one said: {outcomes[-1].error}")

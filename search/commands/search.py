@@ -22,7 +22,7 @@ from search.commands.options import (
     parse_settings,
     split_list,
 )
-from search.commands.running import check_success, describe_surplus, run_shown
+from search.commands.running import describe_surplus, run_shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,6 +119,7 @@ def search(
 def _search(config: StudyConfig) -> None:
     from rich.console import Console
 
+    from search.driver import check_success
     from search.executors.sizing import make_executor
     from search.reporting import show_report
     from search.study import resolve_study, run_study
