@@ -16,8 +16,10 @@ def make_executor(config: StudyConfig) -> Executor:
     """The executor by name, sized to the machine. Raises StudyConfigError for sizes that make no sense."""
     if config.executor not in EXECUTORS:
         raise StudyConfigError(f"unknown executor {config.executor!r}; {suggest(config.executor, EXECUTORS)}")
-    if config.workers is not None and config.workers < (0 if config.executor == "local" else 1):
-        raise StudyConfigError(f"workers must be at least 1 (0 with EXECUTOR=local: in-process), got {config.workers}")
+    if config.workers is not None and config.workers < 1:
+        raise StudyConfigError(
+            f"workers must be at least 1, got {config.workers}; leave it out for as many as there is room for"
+        )
     if config.executor == "local":
         return _make_local_executor(count_workers(config), config)
     from search.executors.ray_tune import RayExecutor
@@ -28,10 +30,8 @@ def make_executor(config: StudyConfig) -> Executor:
 
 
 def _make_local_executor(workers: int, config: StudyConfig) -> Executor:
-    from search.executors.local import InProcessExecutor, ProcessExecutor
+    from search.executors.local import ProcessExecutor
 
-    if not workers:
-        return InProcessExecutor()
     if _gpu_share(config) and not _own_gpus(config.device):
         raise StudyConfigError(
             f"gpus_per_trial is {config.gpus_per_trial:g}, and this machine shows no GPU; leave it out"

@@ -232,6 +232,7 @@ EMPTY_WINDOW = (
         (("--objectives", "accuracy"), "unknown objective 'accuracy'"),
         (("--executor", "rai"), "unknown executor 'rai'; did you mean 'ray'"),
         (("--workers", "-1"), "workers must be at least 1"),
+        (("--workers", "0"), "workers must be at least 1, got 0"),
         (("--set", "lr"), "'lr' is no setting; write name=value"),
         (("--set", "augment=shif"), "shif"),
         (("--device", "cpuu"), "cpuu"),

@@ -27,8 +27,20 @@ CROSSVIT = str(Path(sys.executable).with_name("crossvit"))
 OPTIONS = ("--space", "smoke", "--executor", "local", "--sampler", "random", "--trials", "1", "--epochs", "24")
 
 
+# The same search with its trials in the driving process, so that who dies is both.
+DRIVER = """
+from search.executors.local import InProcessExecutor
+from search.study import resolve_study, run_study
+from search.study_config import StudyConfig
+config = StudyConfig(space="smoke", executor="local", sampler="random", trials=1, settings={"epochs": 24})
+run_study(resolve_study(config), InProcessExecutor())
+"""
+
+
 def start(folder: Path, workers: int) -> subprocess.Popen[bytes]:
-    command = [CROSSVIT, "search", *OPTIONS, "--workers", str(workers)]
+    """The search; without workers it trains in its own process."""
+    search = [CROSSVIT, "search", *OPTIONS, "--workers", str(workers)]
+    command = search if workers else [sys.executable, "-c", DRIVER]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
 
 

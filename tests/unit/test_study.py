@@ -115,8 +115,9 @@ def test_executors_are_sized_or_refused() -> None:
         make_executor(StudyConfig(executor="rai"))
     with pytest.raises(StudyConfigError, match="gpus_per_trial must not be negative"):
         make_executor(StudyConfig(gpus_per_trial=-1.0))
-    with pytest.raises(StudyConfigError, match="workers must be at least 1"):
-        make_executor(StudyConfig(workers=0))
+    for executor in ("ray", "local"):
+        with pytest.raises(StudyConfigError, match="workers must be at least 1, got 0"):
+            make_executor(StudyConfig(workers=0, executor=executor))
 
 
 @pytest.mark.parametrize(
