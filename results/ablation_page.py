@@ -11,6 +11,7 @@ from results.ablation_tables import (
     cost_cells,
     cost_note,
     has_paper,
+    on_two_lines,
     result_cells,
     to_csv,
     to_latex,
@@ -88,12 +89,12 @@ def summary(findings: AblationFindings) -> str:
 def _plot(findings: AblationFindings) -> str:
     rows = gather_differences(findings)
     caption = (
-        "Marks are means over seeds with their 95 % intervals; faint strokes are single seeds. An interval that "
-        "crosses the dotted line leaves open which is better. Intervals are of single comparisons; verdicts are "
-        "corrected for having made several."
+        f"The accuracy less that of {findings.reference_label}. Marks are means over seeds with their 95 % intervals; "
+        "faint strokes are single seeds. An interval that crosses the dotted line leaves open which is better. "
+        "Intervals are of single comparisons; verdicts are corrected for having made several."
     )
     title = f"Difference from {findings.reference_label}"
-    return figure("differences", draw_differences(rows, findings.reference_label), title, caption) if rows else ""
+    return figure("differences", draw_differences(rows), title, caption) if rows else ""
 
 
 def _tables(findings: AblationFindings) -> str:
@@ -103,7 +104,9 @@ def _tables(findings: AblationFindings) -> str:
         table(*result_cells(findings)),
         paragraph(f"{sentence(RESULT_NOTE)} Full figures: ablation.csv, .md and .tex beside this page.", "muted"),
     ) + section(
-        "Cost", table(*cost_cells(findings), kind="plain"), paragraph(sentence(cost_note(findings)) + source, "muted")
+        "Cost",
+        table(*on_two_lines(cost_cells(findings)), kind="plain dense"),
+        paragraph(sentence(cost_note(findings)) + source, "muted"),
     )
 
 

@@ -50,11 +50,16 @@ def has_paper(findings: AblationFindings) -> bool:
     return any(result.paper for result in findings.results)
 
 
+def on_two_lines(cells: Cells) -> Cells:
+    """The paper's columns with narrower headers: a table of them all is wide."""
+    return cells._replace(header=tuple(name.replace("paper ", "paper\n") for name in cells.header))
+
+
 def rich_tables(findings: AblationFindings) -> list[Table]:
     """For the terminal: what was found, then what it costs."""
     titles = (f"{findings.dimension}: accuracy", "cost, and the branches alone")
     # At 80 columns there is no room for more; how many seeds stand behind a row is said in words below the tables.
-    cells = (result_cells(findings).without(("n",)), _on_two_lines(cost_cells(findings).without(PAPER_COLUMNS[-1:])))
+    cells = (result_cells(findings).without(("n",)), on_two_lines(cost_cells(findings).without(PAPER_COLUMNS[-1:])))
     parts = zip(cells, titles, (RESULT_NOTE, cost_note(findings)))
     return [rich_cells(cells, title, note, wrapped=("verdict",), tight=True) for cells, title, note in parts]
 
@@ -140,10 +145,6 @@ def _paper_cells(result: VariantResult) -> list[str]:
         return [MISSING] * len(PAPER_COLUMNS)
     numbers = [f"{value:.1f}" for value in (row.top1, row.gmacs, row.mparams)]
     return [*numbers, ", ".join(f"{value:.1f}" for value in row.top1_branches)]
-
-
-def _on_two_lines(cells: Cells) -> Cells:
-    return cells._replace(header=tuple(name.replace("paper ", "paper\n") for name in cells.header))
 
 
 def _csv_row(findings: AblationFindings, result: VariantResult) -> dict[str, object]:

@@ -2,6 +2,8 @@
 // Everything the page does: unpack and draw its plots, and copy an architecture's key by mouse, finger or keyboard.
 
 const coarse = matchMedia("(pointer: coarse)").matches;
+// Where nothing can hover, plotly would show its toolbar all the time.
+const hovers = matchMedia("(hover: hover)").matches && !coarse;
 
 async function unpack(id) {
   const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
@@ -70,7 +72,7 @@ async function draw(element) {
   const figure = JSON.parse(await unpack(element.dataset.figure));
   if (coarse) figure.layout.dragmode = false;  // a finger on a plot must scroll the page
   await Plotly.newPlot(element, figure.data, figure.layout, {
-    responsive: true, displaylogo: false, displayModeBar: coarse ? false : "hover",
+    responsive: true, displaylogo: false, displayModeBar: hovers ? "hover" : false,
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
   });
   element.on("plotly_click", ({points: [point]}) => point.customdata && copyKey(point.customdata[0]));

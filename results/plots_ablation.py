@@ -41,9 +41,9 @@ def gather_differences(findings: AblationFindings) -> list[Difference]:
     ]
 
 
-def draw_differences(rows: list[Difference], reference: str) -> go.Figure:
+def draw_differences(rows: list[Difference]) -> go.Figure:
     """A row for each variant: its mean difference as a mark with its 95 % interval, its seeds as faint dots."""
-    figure = new_figure(f"accuracy less that of {html.escape(reference)} (points)", "")
+    figure = new_figure("difference in accuracy (points)", "")
     figure.add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"})
     for row in reversed(rows):
         _draw_row(figure, row)

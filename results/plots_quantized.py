@@ -14,6 +14,8 @@ from results.plot_style import INK, new_figure, padded_range, set_log_axis
 from results.quantization import FULL, MIXED
 from results.units import divergence_text, human_count, percent
 
+OPERATIONS_NOTE = "Bit-operations are multiply-adds x bits x bits, of one image."
+
 _COLOURS = ("#0077bb", "#ee7733", "#009988", "#cc3311", "#33bbee", "#ee3377")
 
 
@@ -24,7 +26,7 @@ def draw_quantized(
 
     Full precision is dashed; trials of ``front`` (``quantization.full_precision``) are diamonds.
     """
-    drawn = new_figure(_AXES[cost], _AXES[quality])
+    drawn = new_figure(AXES[cost], AXES[quality])
     quantised = points[points["precision"] != FULL]
     factor = 100 if quality == ACCURACY else 1
     several = points["trial"].nunique() > 1
@@ -114,9 +116,9 @@ _LABELS = {
     "sqb_optm": "SQ-b + OPT-m",
 }
 
-_AXES = {
+AXES = {
     ACCURACY: "validation accuracy (%)",
     "kl": "KL divergence from full precision, log scale",
-    "bit_operations": "bit-operations of one image (multiply-adds x bits x bits), log scale",
+    "bit_operations": "bit-operations an image, log scale",
     "model_bytes": "size of the model (bytes), log scale",
 }

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from results.cells import Cells, cells_markdown, rich_cells
 from results.page import bullet_list, escape, figure, page, paragraph, section, table
-from results.plots_quantized import draw_quantized, point_cells
+from results.plots_quantized import OPERATIONS_NOTE, draw_quantized, point_cells
 from results.report import write_files
 from results.tables import to_csv
 
@@ -49,7 +49,7 @@ def build_page(points: pd.DataFrame, title: str) -> str:
     """The page as one text that opens offline."""
     cells = quantized_cells(points)
     images = points["num_val_images"].max()
-    note = f"Dashed line: full precision. One validation image is {100 / images:.2g} points."
+    note = f"Dashed line: full precision. One validation image is {100 / images:.2g} points. {OPERATIONS_NOTE}"
     divergence = draw_quantized(points, quality="kl")
     heading = f'<header><p class="eyebrow">Post-training quantisation</p><h1>{escape(title)}</h1></header>\n'
     return page(

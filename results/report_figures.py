@@ -20,7 +20,7 @@ from results.plots_progress import (
     gather_stopped,
     gather_time,
 )
-from results.plots_quantized import draw_quantized
+from results.plots_quantized import OPERATIONS_NOTE, draw_quantized
 from results.quantization import beside
 from results.repeats import RUNS
 from results.report_timing import throughput_caption
@@ -78,7 +78,8 @@ def quantized_figures(findings: Findings) -> Iterator[Drawn]:
     if not findings.quantized.empty:
         others = beside(findings.members, findings.quantized)
         caption = (
-            "Lines are trials quantised after training, simulated; the dashed line is their accuracy in full precision."
+            f"{OPERATIONS_NOTE} Lines are trials quantised after training, simulated; the dashed line is their "
+            "accuracy in full precision."
         ) + ("" if others.empty else " Diamonds are others of the front in full precision, at 32 x 32 bits.")
         drawn = draw_quantized(findings.quantized, front=others)
         yield Drawn("bit-operations", drawn, "Accuracy against bit-operations", caption)

@@ -133,6 +133,7 @@ def test_tables_show_ours_beside_the_papers(written: Path) -> None:
     assert len(rich_tables(findings)) == 2
     assert "; paper M: million parameters" in str(rich_tables(findings)[1].caption)
     assert "; paper M: million parameters." in build_page(findings)
+    assert '<th class="number">paper\nalone (%)</th>' in build_page(findings)  # on two lines: the table is wide
 
 
 def test_what_cannot_be_told_apart_is_said_with_what_it_would_take(written: Path) -> None:

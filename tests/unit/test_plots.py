@@ -11,6 +11,7 @@ import pytest
 from results import plots, plots_progress
 from results.findings import load_findings
 from results.frame import front, load_frame
+from results.metrics import COSTS
 from results.plot_style import FUSION_MARKS, count_step, fusion_mark, log_ticks
 from results.plots import draw_front_plot, gather_front_plot
 from results.plots_progress import (
@@ -24,6 +25,7 @@ from results.plots_progress import (
     gather_stopped,
     gather_time,
 )
+from results.plots_quantized import AXES
 
 
 def test_front_plot_gathers_each_trial_once(typical_study: Any, tmp_path: Path) -> None:
@@ -266,3 +268,9 @@ def test_ticks_of_counts_are_whole() -> None:
         100,
         200,
     ]
+
+
+@pytest.mark.parametrize("title", [*(metric.axis for metric in COSTS.values()), *AXES.values()])
+def test_the_title_of_an_axis_fits_a_phone(title: str) -> None:
+    """Of a page 420 pixels wide, 350 are beside the middle of the axis, and a letter takes 7 at the most."""
+    assert len(title) <= 50
