@@ -109,7 +109,7 @@ def _box(at: Point, place: Place, width: float, height: float) -> _Box:
 def _crowding(box: _Box, names: np.ndarray, drawn: np.ndarray) -> float:
     """A name over a name cannot be read, one beyond the frame is cut, one over a mark or a line hides it."""
     outside = box.left < 0 or box.right > _WIDTH_PX or box.low < 0 or box.high > _HEIGHT_PX
-    return 10 * _count_met(box, names) + 5 * outside + _count_met(box, drawn)
+    return 10 * _count_met(box, names) + 9 * outside + _count_met(box, drawn)
 
 
 def _count_met(box: _Box, others: np.ndarray) -> int:

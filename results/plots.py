@@ -84,19 +84,20 @@ def gather_front_plot(
     presets: Sequence[Mapping[str, Any]] = (),
     baselines: Sequence[Mapping[str, Any]] = (),
     retrained: pd.DataFrame | None = None,
+    members: pd.DataFrame | None = None,
 ) -> FrontPlot | None:
     """The numbers to draw; None when no trial has both an accuracy and this cost.
 
     ``presets`` are rows with name, arch_key and costs. One whose arch_key was trained to the end becomes a star at its
     own accuracy; any other a mark at its cost, if that lies near the trials'. ``baselines`` are rows with name, costs
     and, where trained, ``val_accuracy``. ``frame`` may have been through ``repeats.fold_repeats``, ``retrained`` has:
-    finalists that were trained again.
+    finalists that were trained again. ``members`` are those of the front, where that is not the one of ``frame``.
     """
     metric = cost_metric(cost)
     rows = _positive(complete(frame, cost), cost)
     if rows.empty:
         return None
-    members = _sample(_positive(front(frame, cost), cost), MAX_MEMBERS)
+    members = _sample(_positive(front(frame, cost) if members is None else members, cost), MAX_MEMBERS)
     drawn = _thinned(rows, members)
     all_stopped = _stopped(frame, cost)
     stopped = _thinned(all_stopped, members.iloc[:0])

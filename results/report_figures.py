@@ -34,7 +34,8 @@ def accuracy_figures(findings: Findings) -> Iterator[Drawn]:
     bars = " Bars are one standard deviation between runs." if spread else ""
     retrained = with_timings(findings.retrained, findings.timings)
     for cost, title, caption in _AXES:
-        plot = gather_front_plot(findings.timed, cost, presets, findings.baselines, retrained)
+        members = findings.front_over(cost)
+        plot = gather_front_plot(findings.timed, cost, presets, findings.baselines, retrained, members)
         if plot:
             caption = f"{caption}{bars}" if cost == "macs" else caption
             caption = f"{caption} {throughput_caption(findings)}" if cost == "throughput_ips" else caption

@@ -11,7 +11,7 @@ import pandas as pd
 from results.decision import Decision
 from results.epochs import describe_epochs
 from results.findings import Findings, mapping
-from results.frame import RUNNING, front
+from results.frame import RUNNING
 from results.metrics import ACCURACY
 from results.no_front import UNFINISHED, describe_missing_front, unfinished_counts
 from results.page import Markup, cards, copy_button, figure, folded, paragraph, section, table
@@ -193,7 +193,7 @@ def front_table(findings: Findings) -> str:
     """The front over the study's cost, and, where it was timed, the one over throughput."""
     if findings.members.empty:
         return ""
-    fast = front(findings.timed, "throughput_ips")
+    fast = findings.front_over("throughput_ips")
     other = "" if fast.empty or findings.cost.name == "throughput_ips" else _members_table(fast)
     notes = (
         f"{FRONT_NOTE}.",

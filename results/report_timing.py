@@ -6,17 +6,16 @@ import math
 from collections.abc import Sequence
 
 from results.findings import Findings, number
-from results.frame import front
 from results.metrics import ACCURACY
-from results.timings import Timing, count_timed
+from results.timings import Timing, timed_rows
 
 _MAX_TIMED = 12
 
 
 def throughput_caption(findings: Findings) -> str:
     """For the plot of accuracy against throughput, where both kinds of timing share an axis."""
-    members = front(findings.timed, "throughput_ips")
-    timed = count_timed(members, findings.timings)
+    members = findings.front_over("throughput_ips")
+    timed = len(timed_rows(members, findings.timings))
     if not timed:
         return "Timed while searching: a hint only."
     whose = "Front" if timed == len(members) else f"{timed} of {len(members)} on the front"
@@ -26,7 +25,7 @@ def throughput_caption(findings: Findings) -> str:
 
 def timing_note(findings: Findings) -> str:
     """For the front's table; empty where the search's own timings stand in it."""
-    timed, members = count_timed(findings.members, findings.timings), len(findings.members)
+    timed, members = len(timed_rows(findings.members, findings.timings)), len(findings.members)
     if not timed:
         return ""
     return f"Images/s {'are' if timed == members else f'of {timed} of {members} are'} those timed alone by bench."

@@ -61,9 +61,9 @@ def with_timings(rows: pd.DataFrame, timings: Mapping[str, Timing]) -> pd.DataFr
     return rows
 
 
-def count_timed(rows: pd.DataFrame, timings: Mapping[str, Timing]) -> int:
-    """How many of the rows have their throughput from ``bench``."""
-    return len(_timed(rows, timings))
+def timed_rows(rows: pd.DataFrame, timings: Mapping[str, Timing]) -> pd.DataFrame:
+    """The rows whose throughput is from ``bench``."""
+    return rows.loc[_timed(rows, timings).index]
 
 
 def _timed(rows: pd.DataFrame, timings: Mapping[str, Timing]) -> pd.Series:

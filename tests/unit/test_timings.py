@@ -55,6 +55,14 @@ def test_the_table_the_plot_and_the_file_hold_what_was_timed_alone(typical_study
     assert trials.loc[0, "throughput_ips"] == 9000
 
 
+def test_a_timing_while_searching_is_on_no_front_beside_those_made_alone(typical_study: Any) -> None:
+    path = typical_study.path
+    write_bench(path, {0: 800.0, 1: 810.0, 2: 400.0, 3: 200.0})  # of all who are on the front by the search's own
+    findings = load_findings(path)
+    assert findings.front_over("throughput_ips")["trial"].tolist() == [1, 0, 2, 3]
+    assert "key00004" in marks(path)
+
+
 def test_the_caption_says_whose_timings_these_are(typical_study: Any) -> None:
     path = typical_study.path
     assert caption_of(path) == "Faster is to the right. Timed while searching: a hint only."
