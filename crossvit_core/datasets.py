@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from crossvit_core.data_source import AbsentDataError, ArrayPart, Contents, Data
 
 TORCH_NAMES = ("cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "qmnist")
 TORCH_ROOT = "data"
-_SUGGESTED_SIBLINGS = 20
+_NEAR_SIBLING = 0.75  # likeness of names: one letter of four
 
 
 def open_source(name: str) -> Source:
@@ -47,11 +48,17 @@ def _allowed() -> str:
 
 
 def _nearest(name: str, path: Path) -> str:
-    siblings = []
-    if path.parent.is_dir() and path.absolute().parent != Path(path.anchor or "/"):  # nobody's images lie in the root
-        siblings = [str(entry) for entry in sorted(path.parent.iterdir()) if _may_hold_images(entry)]
     torch_names = [f"torch/{known}" for known in TORCH_NAMES] if name.startswith("torch") else []
-    return suggest(name, [*DATASETS, *torch_names, *siblings[:_SUGGESTED_SIBLINGS]])
+    return suggest(str(path), [*DATASETS, *torch_names, *_near_siblings(path)])
+
+
+def _near_siblings(path: Path) -> list[str]:
+    """What lies beside it under nearly its name, at most one; the folder that they share makes nothing near."""
+    if not path.parent.is_dir() or path.absolute().parent == Path(path.anchor or "/"):  # no images lie in the root
+        return []
+    names = sorted(entry.name for entry in path.parent.iterdir() if _may_hold_images(entry))
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=_NEAR_SIBLING)
+    return [str(path.with_name(sibling)) for sibling in near]
 
 
 def _may_hold_images(entry: Path) -> bool:

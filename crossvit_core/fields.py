@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 Size = tuple[int, int]
+
+_LEAST_LIKENESS = 0.5  # as tini and tiny_240
 
 
 class ArchError(ValueError):
@@ -31,9 +34,19 @@ def as_size(value: int | Iterable[int]) -> Size:
 def suggest(name: str, known: Iterable[str]) -> str:
     """'known: a, b', led by the nearest known name when there is one: the tail of an error message."""
     options = sorted(known)
-    near = difflib.get_close_matches(name, options, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = next((each for each in difflib.get_close_matches(name, options) if _is_slip(name, each, options)), None)
+    hint = f"did you mean {near!r}? " if near else ""
     return f"{hint}known: {', '.join(options)}"
+
+
+def _is_slip(name: str, option: str, options: list[str]) -> bool:
+    """Whether a name is like an option also beyond the words that all of them start with, as these tell none apart."""
+    words = zip(*(each.split("_")[:-1] for each in (name, *options)))
+    shared = sum(len(same[0]) + 1 for same in itertools.takewhile(lambda same: len(set(same)) == 1, words))
+    typed, meant = name[shared:], option[shared:]
+    if max(len(typed), len(meant)) <= 1:  # one letter for another has nothing in common with it
+        return True
+    return difflib.SequenceMatcher(None, typed, meant).ratio() >= _LEAST_LIKENESS
 
 
 def nearest_count(value: Any, minimum: int) -> int:

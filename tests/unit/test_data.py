@@ -288,6 +288,20 @@ class TestRefusals:
         with pytest.raises(DataError, match=r"did you mean '.*pets'"):
             load_dataset(str(tmp_path / "pet"))
 
+    def test_a_folder_like_none_beside_it_suggests_none(self, tmp_path: Path) -> None:
+        for name in ("A", "models", "nodes"):
+            write_classes(tmp_path / name)
+        with pytest.raises(DataError, match=r"no dataset '.*/nope'; known: digits\. A dataset is"):
+            load_dataset(str(tmp_path / "nope"))
+
+    def test_only_the_sibling_that_is_near_is_named(self, tmp_path: Path) -> None:
+        for name in ("models", "images", "other"):
+            write_classes(tmp_path / name)
+        near = str(tmp_path / "images")
+        with pytest.raises(DataError) as refusal:
+            load_dataset(str(tmp_path / "imagse"))
+        assert f"did you mean {near!r}? known: {', '.join(sorted([near, 'digits']))}. A dataset" in str(refusal.value)
+
     def test_file_of_another_kind(self, tmp_path: Path) -> None:
         file = tmp_path / "data.csv"
         file.write_text("1,2")
