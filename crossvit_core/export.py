@@ -91,11 +91,12 @@ def export_model(
     """Write ``model`` (on the CPU, put into evaluation mode) to ``out``, once it is shown to compute the same.
 
     ``images`` (N, C, H, W), normalised, should be real ones. The file is written under another name, read back by its
-    runtime and compared at ``BATCH_SIZES``; then it takes its name. Raises MismatchError if it differs, which leaves
-    nothing behind; ExportError for packages that are missing and for a file that is there already (unless ``force``,
-    which replaces it at the very end) or cannot be written.
+    runtime and compared at ``BATCH_SIZES``; then it takes its name, with the format's suffix if that has none. Raises
+    MismatchError if it differs, which leaves nothing behind; ExportError for packages that are missing and for a file
+    that is there already (unless ``force``, which replaces it at the very end) or cannot be written.
     """
     form.check()
+    out = _complete(out, form)
     _check_out(out, form, force)
     model.eval()
     with _folder_beside(out) as folder:
@@ -169,11 +170,15 @@ def _agreement(expected: Tensor, actual: Tensor, batch_size: int, tolerance: flo
     return Agreement(batch_size, len(same), difference, float(same.double().mean()))
 
 
+def _complete(out: Path, form: ExportFormat) -> Path:
+    return out if out.suffix or out.is_dir() else out.with_name(f"{out.name}{form.suffix}")
+
+
 def _check_out(out: Path, form: ExportFormat, force: bool) -> None:
-    if not out.name.endswith(form.suffix):
-        raise ExportError(f"{out} should end in {form.suffix}, as files of this format do: {out.stem}{form.suffix}")
     if out.is_dir():
         raise ExportError(f"{out} is a folder; name a file in it")
+    if not out.name.endswith(form.suffix):
+        raise ExportError(f"{out} should end in {form.suffix}, as files of this format do: {out.stem}{form.suffix}")
     if out.exists() and not force:
         raise ExportError(f"{out} exists already; name another file, or replace it with --force (make: FORCE=1)")
 

@@ -21,7 +21,8 @@ def export(
     trial: Annotated[str, typer.Argument(help="Number of the trial.")],
     format_: Annotated[str, typer.Option("--format", help="onnx, torch_export, safetensors or timm.")] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(help="File or folder to write to; without it, the study's own folder.")
+        Path | None,
+        typer.Option(help="File (its suffix may be left out) or folder to write to; the study's own folder."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
     weights: Origin = "auto",

@@ -327,6 +327,22 @@ def test_without_a_name_the_file_goes_into_the_study(exports: Exports) -> None:
     assert exports["onnx"].exported.path == exports.study / "export" / "digits-1-00003.onnx"
 
 
+def test_a_name_without_a_suffix_gets_the_one_of_the_format(tmp_path: Path) -> None:
+    about, form = describe(ARCH, mean=(0.5,), std=(0.5,)), FORMATS["safetensors"]
+    images = torch.randn(2, 1, 16, 16)
+    exported = export_model(trained_looking(ARCH), tmp_path / "network", form, about, images)
+    assert exported.path == tmp_path / "network.safetensors"
+    assert list(tmp_path.iterdir()) == [exported.path]
+    with pytest.raises(ExportError, match=r"network\.safetensors exists already"):
+        export_model(trained_looking(ARCH), tmp_path / "network", form, about, images)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ExportError, match="folder is a folder; name a file in it"):
+        export_model(trained_looking(ARCH), tmp_path / "folder", form, about, images)
+    for other in ("network.onnx", "network.v2"):
+        with pytest.raises(ExportError, match=r"should end in \.safetensors, .*: network\.safetensors$"):
+            export_model(trained_looking(ARCH), tmp_path / other, form, about, images)
+
+
 def test_a_file_is_replaced_only_when_asked(tmp_path: Path) -> None:
     out = tmp_path / "network.safetensors"
     images = torch.randn(2, 1, 16, 16)
