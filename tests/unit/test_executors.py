@@ -285,6 +285,9 @@ class StartsBadly:
         self.error = error
         self.starts = 0
 
+    def is_initialized(self) -> bool:
+        return False
+
     def init(self, **options: Any) -> None:
         self.starts += 1
         raise self.error

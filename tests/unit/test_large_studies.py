@@ -23,7 +23,7 @@ from search.selection import select
 from search.status import read_status
 from search.study import resolve_study
 from search.study_config import StudyConfig
-from search.study_folder import open_store
+from search.study_folder import open_study
 
 CROSSVIT = str(Path(sys.executable).with_name("crossvit"))
 
@@ -109,12 +109,12 @@ def test_what_does_not_fit_into_memory_is_one_sentence(tmp_path: Path, doing: st
 
 def test_a_search_that_does_not_fit_into_memory_is_not_gone_on_with(tmp_path: Path) -> None:
     study = resolve_study(StudyConfig(space="smoke", runs_dir=tmp_path))
-    open_store(study).close()
+    open_study(study).close()
     (study.path / "ledger.jsonl").touch()
-    open_store(study).close()
+    open_study(study).close()
     os.truncate(study.path / "ledger.jsonl", 2**42)
     with pytest.raises(StoreError, match=r"going on with a search takes about .* TB of memory .* and .* are free"):
-        open_store(study)
+        open_study(study)
 
 
 @pytest.mark.slow

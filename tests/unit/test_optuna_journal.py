@@ -29,7 +29,7 @@ from search.plan import Plan
 from search.session import Session
 from search.study import resolve_study, run_study
 from search.study_config import StudyConfig
-from search.study_folder import open_store
+from search.study_folder import open_study
 from search.synthetic import SyntheticEvaluation
 from space import load_space
 
@@ -130,7 +130,7 @@ def test_a_trial_that_is_settled_when_a_study_is_opened_is_settled_there_too(tmp
     """Killed between the decision to stop a trial and its outcome, which the next process writes before all else."""
     asked = StudyConfig(space="smoke", trials=2, runs_dir=tmp_path, dashboard=True, objectives=("val_accuracy", "macs"))
     study = resolve_study(asked)
-    with open_store(study) as store:
+    with open_study(study) as store:
         arch = study.space.base
         store.append(Started(time=1000.0))
         store.append(Asked(trial=0, arch_key=arch.key(), arch=arch.to_dict(), seed=1, source="random", time=1000.0))

@@ -14,7 +14,7 @@ from search.commands import search as search_command
 from search.executors.local import InProcessExecutor
 from search.study import resolve_study, run_study
 from search.study_config import StudyConfig
-from search.study_folder import open_store
+from search.study_folder import open_study
 from search.synthetic import SyntheticEvaluation
 
 
@@ -31,7 +31,7 @@ def test_a_search_that_is_refused_is_not_described_first(
 ) -> None:
     with pytest.raises(StoreError, match="was started with something else"):
         search_command._search(dataclasses.replace(finished, trials=12, settings={"epochs": 9}))
-    with open_store(resolve_study(finished)), pytest.raises(StudyBusyError):
+    with open_study(resolve_study(finished)), pytest.raises(StudyBusyError):
         search_command._search(finished)
     assert capsys.readouterr().out == ""
 

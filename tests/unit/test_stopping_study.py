@@ -27,7 +27,7 @@ from search.session import Session
 from search.stopping import NeverStop, Stopping, StoppingError, Verdict, make_rule
 from search.study import resolve_study
 from search.study_config import StudyConfig, StudyConfigError
-from search.study_folder import open_store
+from search.study_folder import open_study
 from search.synthetic import SyntheticEvaluation
 from search.trial import Trial
 from space import SpaceError, load_space
@@ -321,10 +321,10 @@ def test_the_space_file_recommends_a_rule_and_the_command_decides(tmp_path: Path
 
 def test_the_rule_is_part_of_what_a_study_is(tmp_path: Path) -> None:
     study = resolve_study(resolve(tmp_path))
-    with open_store(study) as store:
+    with open_study(study) as store:
         older = {name: value for name, value in store.study.items() if name != "stopping"}
         store.write_json("study.json", older)  # as written before there were rules
-    open_store(study).close()
+    open_study(study).close()
     other = resolve_study(resolve(tmp_path, stopping="optimistic"))
     with pytest.raises(StoreError, match=r"stopping\.rule: none, now optimistic"):
-        open_store(other)
+        open_study(other)

@@ -17,7 +17,7 @@ from search.executors.sizing import make_executor
 from search.study import Study, resolve_study, run_study
 from search.study_config import StudyConfig, StudyConfigError
 from search.study_differences import describe_differences
-from search.study_folder import open_store
+from search.study_folder import open_study
 from search.synthetic import SyntheticEvaluation
 from space import SpaceError
 
@@ -163,16 +163,16 @@ def test_a_share_of_gpus_that_are_not_there_is_refused(monkeypatch: pytest.Monke
 def test_a_study_asked_for_fewer_trials_keeps_those_that_it_has(tmp_path: Path) -> None:
     run_study(resolve(tmp_path, space="smoke", trials=3), InProcessExecutor(SyntheticEvaluation()))
     for trials, noted in ((5, 5), (4, 4), (2, 3), (9, 9)):
-        with open_store(resolve(tmp_path, space="smoke", trials=trials)) as store:
+        with open_study(resolve(tmp_path, space="smoke", trials=trials)) as store:
             assert store.study["trials"] == noted
 
 
 def test_what_differs_from_a_study_that_goes_on_is_said(tmp_path: Path) -> None:
     limited = resolve(tmp_path, space=write_space(tmp_path, f"{SPACE}limits: {{macs: {{max: 1M}}}}\n"), data="digits")
-    open_store(limited).close()
+    open_study(limited).close()
     unlimited = resolve(tmp_path, space=write_space(tmp_path), data="digits", objectives=("val_accuracy", "params"))
     with pytest.raises(StoreError, match=r"space\.limits\.macs: max 1000000, now none; ") as refused:
-        open_store(unlimited)
+        open_study(unlimited)
     assert "objectives: val_accuracy, macs, throughput_ips, now val_accuracy, params" in str(refused.value)
 
 
@@ -186,18 +186,18 @@ def test_of_two_networks_the_fields_are_named_in_which_they_differ(tmp_path: Pat
         and resolve(tmp_path, space=str(tmp_path / "mine.yaml"), data="digits")
         for wide, depth in ((32, 1), (64, 2))
     ]
-    open_store(spaces[0]).close()
+    open_study(spaces[0]).close()
     with pytest.raises(StoreError) as refused:
-        open_store(spaces[1])
+        open_study(spaces[1])
     assert "(space.base.branches.1.embed_dim: 32, now 64; space.base.encoders.0.depths: [1, 1], now [1, 2]); " in str(
         refused.value
     )
 
 
 def test_of_another_space_only_the_name_is_said(tmp_path: Path) -> None:
-    open_store(resolve(tmp_path, space="smoke", name="s")).close()
+    open_study(resolve(tmp_path, space="smoke", name="s")).close()
     with pytest.raises(StoreError, match=r"was started with something else \(space: smoke, now small\); repeat"):
-        open_store(resolve(tmp_path, space="small", name="s"))
+        open_study(resolve(tmp_path, space="small", name="s"))
 
 
 def test_of_many_differences_few_are_said() -> None:
