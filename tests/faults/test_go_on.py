@@ -62,7 +62,8 @@ def stored_curve(checkpoint: Path) -> list[dict[str, Any]]:
         return json.loads(file.metadata()["state"])["curve"]
 
 
-@pytest.mark.parametrize("victim", ["driver", pytest.param("worker", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["driver", "worker"])
 def test_it_ends_as_if_nothing_had_happened(tmp_path: Path, victim: str) -> None:
     """After the driver's death the study even goes on in another folder."""
     place = tmp_path / "here"

@@ -28,12 +28,11 @@ from space import load_space
 
 PLAN = Plan(TrainRecipe(), Path("unused"), None)
 
-# Ray takes five seconds to notice each dead worker: one of each kind is for the slow tests.
+# Ray takes five seconds to notice each dead worker, and as long to start another: that is for the slow tests.
 QUIET = {1: "missing", 2: "nan", 4: "raise", 6: "oom_in_company", 8: "oom", 10: "text"}
 FAULTS: dict[str, dict[int, str]] = {
     "in-process": QUIET,
     "processes": {**QUIET, 3: "kill_once", 7: "vanish"},
-    "ray": {1: "missing", 2: "nan", 3: "kill_once", 4: "raise", 6: "oom_in_company"},
     "ray-slow": {**QUIET, 3: "kill_once", 5: "kill", 7: "vanish"},
 }
 # How often a trial is started, and how it ends.
@@ -63,11 +62,9 @@ MakeExecutor = Callable[[SyntheticEvaluation], Executor]
 
 IN_PROCESS = pytest.param(lambda evaluate: InProcessExecutor(evaluate), id="in-process")
 PROCESSES = pytest.param(lambda evaluate: ProcessExecutor(2, evaluate), id="processes")
-RAY = pytest.param(lambda evaluate: RayExecutor(2, evaluate=evaluate), id="ray", marks=pytest.mark.ray)
 RAY_SLOW = pytest.param(
     lambda evaluate: RayExecutor(2, evaluate=evaluate), id="ray-slow", marks=[pytest.mark.ray, pytest.mark.slow]
 )
-ALL = [IN_PROCESS, PROCESSES, RAY]
 RAY_WHEN_SLOW = [IN_PROCESS, PROCESSES, RAY_SLOW]
 
 
@@ -115,7 +112,7 @@ class StopsNine(Session):
         return "stop" if rung.trial == 9 else "continue"
 
 
-@pytest.mark.parametrize("make_executor", [*ALL, RAY_SLOW])
+@pytest.mark.parametrize("make_executor", RAY_WHEN_SLOW)
 def test_faults_are_outcomes_and_every_trial_is_settled_once(
     make_executor: MakeExecutor, store: StudyStore, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

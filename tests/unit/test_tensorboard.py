@@ -77,6 +77,7 @@ def test_it_follows_and_leaves_alone_what_is_there(typical_study: Any, capsys: p
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_costs_one_sentence(typical_study: Any) -> None:
     """A process that may write no file of more than 100 bytes; to its very end, it says nothing else."""
     script = (
