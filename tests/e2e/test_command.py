@@ -215,30 +215,35 @@ EMPTY_WINDOW = (
 )
 
 
+BAD_INPUT = [
+    (("--space", "smal"), "unknown space 'smal'; did you mean 'small'"),
+    (("--space", "bad.yaml"), "line 4: path 'branches.0.embed_dims': unknown field 'embed_dims'; did you mean"),
+    (("--data", "broken"), "broken.png"),
+    (("--trials", "0"), "trials must be a whole number of at least 1, got 0"),
+    (("--workers", "0"), "workers must be at least 1, got 0"),
+    (("--set", "lr"), "'lr' is no setting; write name=value"),
+    (("--runs-dir", "file"), "cannot write to file"),
+]
+# Said by the same lines of code as one above, each of which has its unit test.
+MORE_BAD_INPUT = [
+    (("--space", "window.yaml"), "window.yaml, line 6: limit macs is an empty window: min 2M is above max 1M"),
+    (("--data", "one_class"), "class"),
+    (("--data", "empty"), "no images"),
+    (("--data", "digitz"), "digits"),
+    (("--study", "a/b"), "study name 'a/b' is not a plain file name"),
+    (("--epochs", "0"), "epochs must be from 1"),
+    (("--sampler", "tpee"), "unknown sampler 'tpee'; did you mean 'tpe'"),
+    (("--objectives", "accuracy"), "unknown objective 'accuracy'"),
+    (("--executor", "rai"), "unknown executor 'rai'; did you mean 'ray'"),
+    (("--workers", "-1"), "workers must be at least 1"),
+    (("--set", "augment=shif"), "shif"),
+    (("--device", "cpuu"), "cpuu"),
+]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--space", "smal"), "unknown space 'smal'; did you mean 'small'"),
-        (("--space", "bad.yaml"), "line 4: path 'branches.0.embed_dims': unknown field 'embed_dims'; did you mean"),
-        (("--space", "window.yaml"), "window.yaml, line 6: limit macs is an empty window: min 2M is above max 1M"),
-        (("--data", "broken"), "broken.png"),
-        (("--data", "one_class"), "class"),
-        (("--data", "empty"), "no images"),
-        (("--data", "digitz"), "digits"),
-        (("--study", "a/b"), "study name 'a/b' is not a plain file name"),
-        (("--trials", "0"), "trials must be a whole number of at least 1, got 0"),
-        (("--epochs", "0"), "epochs must be from 1"),
-        (("--sampler", "tpee"), "unknown sampler 'tpee'; did you mean 'tpe'"),
-        (("--objectives", "accuracy"), "unknown objective 'accuracy'"),
-        (("--executor", "rai"), "unknown executor 'rai'; did you mean 'ray'"),
-        (("--workers", "-1"), "workers must be at least 1"),
-        (("--workers", "0"), "workers must be at least 1, got 0"),
-        (("--set", "lr"), "'lr' is no setting; write name=value"),
-        (("--set", "augment=shif"), "shif"),
-        (("--device", "cpuu"), "cpuu"),
-        (("--runs-dir", "file"), "cannot write to file"),
-    ],
-)  # fmt: skip
+    ("arguments", "message"), [*BAD_INPUT, *(pytest.param(*each, marks=pytest.mark.slow) for each in MORE_BAD_INPUT)]
+)
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     (tmp_path / "bad.yaml").write_text(BAD_SPACE)
     (tmp_path / "window.yaml").write_text(EMPTY_WINDOW)
