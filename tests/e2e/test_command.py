@@ -277,6 +277,7 @@ def test_ctrl_c_while_images_are_read_is_no_success(tmp_path: Path) -> None:
     assert errors == "crossvit: interrupted\n"
 
 
+@pytest.mark.slow
 def test_no_place_to_write_is_one_sentence_whatever_is_written(searched: Path) -> None:
     limited = f"ulimit -f 0; trap '' XFSZ; exec {CROSSVIT} dashboard smoke-digits"
     result = subprocess.run(["bash", "-c", limited], cwd=searched, capture_output=True, text=True, timeout=60)

@@ -218,6 +218,7 @@ for found in bench_networks([name], study_setting(study_dir, "cpu", pairs=10), s
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_where_it_was(study_dir: Path) -> None:
     study = StudyStore.open_readonly(study_dir).study
     (study_dir / "study.json").write_text(json.dumps({**study, "recipe": {**study["recipe"], "epochs": 5}}))

@@ -171,6 +171,7 @@ def test_checkpointed_blocks_have_the_same_gradients_and_count_a_batch_once(
     assert {m.momentum for m in checkpointed.modules() if hasattr(m, "momentum")} == {0.1}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_compiled_checkpointed_blocks_have_the_same_gradients_and_count_a_batch_once() -> None:
     plain, checkpointed = _model(), _model()
