@@ -136,9 +136,8 @@ def score(session: Session, trained: Mapping[int, Training], objectives: Sequenc
 
 
 def _costs(outcomes: Sequence[Finished], objectives: Sequence[Objective]) -> Array:
-    signs = {"min": 1.0, "max": -1.0}
     costs = [o for o in objectives if o.metric != "val_accuracy"]
-    return np.array([[signs[o.direction] * (o.value(outcome.metrics) or 0.0) for o in costs] for outcome in outcomes])
+    return np.array([[o.loss(outcome.metrics) or 0.0 for o in costs] for outcome in outcomes])
 
 
 def _by_third(mask: Array, thirds: Array) -> tuple[int, ...]:

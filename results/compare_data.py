@@ -27,11 +27,11 @@ def use_same_images(studies: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def sizes_sentence(studies: Mapping[str, Mapping[str, Any]]) -> str:
-    """At which sizes the studies, by their names, read the same images; empty if at one."""
+    """At which sizes studies that ``use_same_images``, by their names, read these; empty if at one."""
     names: dict[str, list[str]] = {}
     for name, study in studies.items():
         names.setdefault(_size_of(mapping(study.get("data"))), []).append(name)
-    if len(names) < 2 or not use_same_images([*studies.values()]):
+    if len(names) < 2:
         return ""
     parts = [f"{listed(of_size)} at {size}" for size, of_size in names.items()]
     return f"They read the same images at other sizes: {'; '.join(parts)} pixels."

@@ -59,9 +59,13 @@ class Findings:
         """The front over a cost. Over throughput it is among what was timed alone, once that holds all who could be
         on it by the search's own timings: those of others are from busier times, and on no front beside these.
         """
-        own = front(self.points, cost)
-        alone = cost == "throughput_ips" and 0 < len(own) == len(timed_rows(own, self.timings))
+        alone = cost == "throughput_ips" and self._was_front_timed
         return front(timed_rows(self.timed, self.timings) if alone else self.timed, cost)
+
+    @cached_property
+    def _was_front_timed(self) -> bool:
+        own = front(self.points, "throughput_ips")
+        return 0 < len(own) == len(timed_rows(own, self.timings))
 
     def count(self, status: str) -> int:
         return int((self.frame["status"] == status).sum())

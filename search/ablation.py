@@ -59,6 +59,10 @@ class AblationConfig:
     match: str = "none"
     study: StudyConfig = field(default_factory=StudyConfig)
 
+    @property
+    def takes_all_components(self) -> bool:
+        return self.dimension == COMPONENT and self.values == (ALL,)
+
 
 @dataclass(frozen=True)
 class Ablation(Study):
@@ -159,7 +163,7 @@ def _find_base(config: AblationConfig, file: SpaceFile | None) -> ArchConfig:
 
 
 def _find_values(config: AblationConfig, base: ArchConfig, file: SpaceFile | None) -> tuple[Any, ...]:
-    if config.dimension == COMPONENT and config.values == (ALL,):
+    if config.takes_all_components:
         return fitting_components(base)
     if config.values:
         return config.values
@@ -231,7 +235,7 @@ def _note_parts(
     """What the user should know of the variants."""
     if config.match != "none":
         yield _note_match(variants, reference)
-    if config.dimension == COMPONENT and config.values == (ALL,) and (left_out := note_unfitting(values)):
+    if config.takes_all_components and (left_out := note_unfitting(values)):
         yield left_out
     if file is not None:
         yield from _note_limits(variants, file.space)

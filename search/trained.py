@@ -72,9 +72,10 @@ def find_trained(study_dir: Path, trial: int, origin: str = "auto") -> Trained:
 
 
 def _retrained(study_dir: Path, arch: ArchConfig) -> Iterator[Trained]:
-    for outcome in _finished(study_dir).values():
-        same = ArchConfig.from_dict(outcome.arch).key() == arch.key()
-        if same and outcome.status == "ok" and _weights(study_dir, outcome.trial).is_file():
+    key = arch.key()
+    trained = (outcome for outcome in _finished(study_dir).values() if outcome.status == "ok")
+    for outcome in trained:
+        if ArchConfig.from_dict(outcome.arch).key() == key and _weights(study_dir, outcome.trial).is_file():
             yield _trained(study_dir, outcome, arch, "")
 
 

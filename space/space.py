@@ -72,8 +72,13 @@ class Space:
     @property
     def base(self) -> ArchConfig:
         """The architecture that holds what no dimension changes, with the encoders that it was given."""
-        full = from_tree(copy_tree(self._base_tree))
+        full = self._full_base
         return full.replace(encoders=full.encoders[: self._base_encoders])
+
+    @property
+    def _full_base(self) -> ArchConfig:
+        """The same with as many encoders as it takes to hold all that is fixed."""
+        return from_tree(copy_tree(self._base_tree))
 
     @property
     def _base_encoders(self) -> int:
@@ -97,7 +102,7 @@ class Space:
         """Plain data that says exactly which space was searched."""
         return {
             "name": self.name,
-            "base": from_tree(copy_tree(self._base_tree)).to_dict(),
+            "base": self._full_base.to_dict(),
             "dimensions": {dimension.path: list(dimension.choices) for dimension in self.dimensions},
             "limits": {limit.metric: {"min": limit.minimum, "max": limit.maximum} for limit in self.limits},
         }
