@@ -61,6 +61,11 @@ def in_runs_dir(command: str, runs_dir: Path) -> str:
     return command if usual else f"{command} RUNS_DIR={shlex.quote(str(runs_dir))}"
 
 
+def on_moved(command: str, moved_to: str | None) -> str:
+    """A command of make's that reads a study's images: where they are now, if they have moved."""
+    return command if moved_to is None else f"{command} DATA={shlex.quote(moved_to)}"
+
+
 def count_gpus() -> int:
     """CUDA devices that this process sees. Imports torch only where a device node says that it is worth it."""
     if not glob.glob("/dev/nvidia[0-9]*") and "torch" not in sys.modules:

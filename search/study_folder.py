@@ -22,12 +22,15 @@ _IDENTITY = ("space", "data", "objectives", "recipe", "measure", "rungs", "sampl
 # What a study that was written before a part existed did about it.
 _BEFORE = {"stopping": Stopping().to_dict(), "round_size": 0}
 
-# What may change when a study is resumed, and is then noted.
-_CHANGEABLE = ("trials", "budget")
+# What may change when a study is resumed, and is then noted; of the data only where they are.
+_CHANGEABLE = ("trials", "budget", "data")
 
 
 def open_study(study: Study) -> StudyStore:
-    """The study's folder. Raises StoreError if it holds a different study or cannot be written to."""
+    """The study's folder. Raises StoreError if it holds a different study or cannot be written to.
+
+    Images that have moved are the same images: their fingerprint says so, and their new place is noted.
+    """
     asked = study.describe()
     return open_store(study.path, asked, lambda store: _go_on(store, study.name, asked))
 
@@ -65,6 +68,8 @@ def _trials_to_note(store: StudyStore, trials: int) -> int:
 def _check_same_study(name: str, stored: dict[str, Any], asked: dict[str, Any]) -> None:
     stored = {**_BEFORE, **stored, "objectives": asked_objectives(stored)}
     before = {part: stored.get(part) for part in _IDENTITY}
+    if before["data"] and before["data"]["fingerprint"] == asked["data"]["fingerprint"]:
+        before["data"] = asked["data"]
     differences = describe_differences(before, {part: asked[part] for part in _IDENTITY})
     if differences:
         raise StoreError(

@@ -105,7 +105,7 @@ def retrain(
     sizes = StudyConfig(executor=executor, workers=workers, gpus_per_trial=gpus_per_trial, device=device)
     _run(retraining, make_executor(sizes))
     # The choice is among all that were trained again, not among those of this time alone.
-    show_selection(study_dir, replace(wish, trials=()), device=None)
+    show_selection(study_dir, replace(wish, trials=()), device=None, moved_to=data)
 
 
 def make_wish(
@@ -144,7 +144,7 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None, moved_to: st
 
     from results.selection_table import rich_selection, selection_notes
     from results.test_ledger import read_look
-    from search.environment import in_runs_dir
+    from search.environment import in_runs_dir, on_moved
     from search.selection import select as choose
     from search.selection_report import (
         describe_choice,
@@ -169,7 +169,7 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None, moved_to: st
         console.print(line, style="dim", markup=False)
     for line in (selection.verdict, *selection.notes, describe_test(selection, look)):
         console.print(line, markup=False, soft_wrap=True)
-    next_one = in_runs_dir(next_command(selection), study_dir.parent)
+    next_one = on_moved(in_runs_dir(next_command(selection), study_dir.parent), moved_to)
     console.print(f"next: {next_one}", markup=False, soft_wrap=True)
     write_selection(study_dir, selection, look)  # last: what was found is shown also where nothing can be written
 

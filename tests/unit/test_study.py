@@ -16,6 +16,7 @@ from search.executors.ray_tune import RayExecutor
 from search.executors.sizing import make_executor
 from search.study import Study, resolve_study, run_study
 from search.study_config import StudyConfig, StudyConfigError
+from search.study_data import open_study_data
 from search.study_differences import describe_differences
 from search.study_folder import open_study
 from search.synthetic import SyntheticEvaluation
@@ -57,15 +58,31 @@ def test_the_space_takes_classes_and_channels_from_the_data(tmp_path: Path) -> N
     assert (base.num_classes, base.in_channels) == (10, 1)
 
 
-def test_a_folder_of_any_name_gives_a_study_name(tmp_path: Path) -> None:
+def write_photos(folder: Path, step: int = 20) -> str:
     for name in ("cats", "dogs"):
-        (tmp_path / "my photos (1)" / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
         for index in range(12):
-            pixels = np.full((16, 16, 3), 20 * index, dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "my photos (1)" / name / f"{index}.png")
-    study = resolve(tmp_path, space="smoke", data=str(tmp_path / "my photos (1)"))
+            Image.fromarray(np.full((16, 16, 3), step * index, dtype=np.uint8)).save(folder / name / f"{index}.png")
+    return str(folder)
+
+
+def test_a_folder_of_any_name_gives_a_study_name(tmp_path: Path) -> None:
+    study = resolve(tmp_path, space="smoke", data=write_photos(tmp_path / "my photos (1)"))
     assert study.name == "smoke-my-photos-1"
     assert study.path.parent == tmp_path / "runs"
+
+
+def test_a_search_goes_on_with_images_that_have_moved(tmp_path: Path) -> None:
+    """They are told by what they are; their new place is noted, and later commands look there."""
+    before, now = write_photos(tmp_path / "before"), tmp_path / "now"
+    open_study(resolve(tmp_path, space="smoke", name="s", data=before)).close()
+    Path(before).rename(now)
+    with open_study(resolve(tmp_path, space="smoke", name="s", data=str(now))) as store:
+        assert store.study["data"]["name"] == str(now)
+    assert open_study_data(tmp_path / "runs" / "s").name == str(now)
+    others = write_photos(tmp_path / "others", step=10)
+    with pytest.raises(StoreError, match=r"something else \(data.name: .*now, now .*others; data.fingerprint: "):
+        open_study(resolve(tmp_path, space="smoke", name="s", data=others))
 
 
 def test_a_space_without_data_asks_for_it(tmp_path: Path) -> None:

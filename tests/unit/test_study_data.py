@@ -102,6 +102,18 @@ def test_told_where_they_are_the_others_read_them(study_dir: Path) -> None:
     assert not look_at_test(study_dir, select(study_dir, Wish()), moved_to="digits").missing
 
 
+def test_the_command_that_comes_next_knows_where_they_are(
+    study_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(retrain_dir(study_dir), retrain_of="s", seeds=1, finalists=[ARCH.key()], trials=1, source="trial:0")
+    runs = str(study_dir.parent)
+    monkeypatch.setattr(interrupt, "arm", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["crossvit", "select", "s", "--open-test", "--data", "digits", "--runs-dir", runs])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"next: make export STUDY=s TRIAL=0 RUNS_DIR={runs} DATA=digits\n" in capsys.readouterr().out
+
+
 def test_other_images_are_refused_wherever_they_are(study_dir: Path) -> None:
     record = study_dir / "study.json"
     study = json.loads(record.read_text())
