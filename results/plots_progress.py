@@ -134,23 +134,32 @@ def draw_time(plot: TimePlot) -> go.Figure:
 
 
 def gather_curves(
-    study_dir: Path, members: pd.DataFrame, rungs: Mapping[int, list[tuple[int, float]]] | None = None
+    study_dir: Path,
+    members: pd.DataFrame,
+    rungs: Mapping[int, list[tuple[int, float]]] | None = None,
+    last_epoch: int | None = None,
 ) -> list[Curve]:
     """The learning curves that the members of a front left in trials/<number>/curve.jsonl.
 
-    Where that file is gone, the accuracies at the rungs of the ledger. Of more than ``MAX_CURVES`` members, an even
-    sample along the front.
+    Where that file is gone, the accuracies in the ledger: at the rungs, and after ``last_epoch`` if it is known. Of
+    more than ``MAX_CURVES`` members, an even sample along the front.
     """
     if len(members) > MAX_CURVES:
         members = members.iloc[np.linspace(0, len(members) - 1, MAX_CURVES).round().astype(int)]
     curves = []
-    for trial, fusion, text in zip(members["trial"], members["fusion"], hover_texts(members)):
+    told = zip(members["trial"], members["fusion"], members["val_accuracy"], hover_texts(members))
+    for trial, fusion, final, text in told:
         points = list(_read_curve(study_dir / TRIALS_FOLDER / trial_name(trial) / CURVE_FILE))
-        points = points or [(epoch, 100 * value) for epoch, value in (rungs or {}).get(int(trial), [])]
+        points = points or _ledger_curve((rungs or {}).get(int(trial), []), final, last_epoch)
         if points:
             epochs, accuracy = zip(*points)
             curves.append(Curve(int(trial), str(fusion), list(epochs), list(accuracy), text, accuracy[-1]))
     return _spread_labels(curves)
+
+
+def _ledger_curve(rungs: Sequence[tuple[int, float]], final: float, last_epoch: int | None) -> list[tuple[int, float]]:
+    end = [(last_epoch, final)] if rungs and last_epoch and last_epoch > rungs[-1][0] else []
+    return [(epoch, 100 * value) for epoch, value in (*rungs, *end)]
 
 
 def gather_stopped(frame: pd.DataFrame, rungs: Mapping[int, list[tuple[int, float]]]) -> list[list[tuple[int, float]]]:

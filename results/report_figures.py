@@ -93,7 +93,7 @@ def all_figures(findings: Findings) -> Iterator[Drawn]:
 
 
 def _curves(findings: Findings) -> Iterable[Drawn]:
-    curves = gather_curves(findings.study_dir, findings.members, findings.rungs)
+    curves = gather_curves(findings.study_dir, findings.members, findings.rungs, findings.epochs)
     if not curves:
         return
     stopped = gather_stopped(findings.frame, findings.rungs)

@@ -182,6 +182,8 @@ def test_rungs_stand_in_for_a_curve_that_is_gone(typical_study: Any, tmp_path: P
     (typical_study.store.trial_dir(3) / "curve.jsonl").unlink()
     curves = {curve.trial: curve for curve in gather_curves(tmp_path / "s", findings.members, findings.rungs)}
     assert (curves[3].epochs, curves[3].accuracy) == ([1], [pytest.approx(50)])
+    [whole] = [c for c in gather_curves(tmp_path / "s", findings.members, findings.rungs, 2) if c.trial == 3]
+    assert (whole.epochs, whole.accuracy) == ([1, 2], pytest.approx([50, 95]))
 
 
 def test_stopped_trials_end_in_a_cross(typical_study: Any, tmp_path: Path) -> None:
