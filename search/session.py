@@ -130,7 +130,7 @@ class Session:
         """Write down why the study ended, if it is over or a ``reason`` is given, and if that is not on record yet."""
         if not reason and not self.is_over():
             return
-        reason = reason or self.stop_reason or f"its {self.trials} trials are done"
+        reason = reason or self.stop_reason or _all_done(self.trials)
         if reason != self._end_on_record:
             self._write(Ended(reason=reason))
 
@@ -347,3 +347,7 @@ class Session:
             raise StudyFailedError(
                 f"{self._failures_in_a_row} trials in a row came to nothing; the last one said: {finished.error}"
             )
+
+
+def _all_done(trials: int) -> str:
+    return "its 1 trial is done" if trials == 1 else f"its {trials} trials are done"

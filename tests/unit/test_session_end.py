@@ -151,7 +151,7 @@ def test_a_study_that_ended_goes_on_with_a_larger_budget(open_session: Open, tmp
         finish(session)
         session.end()
     reasons = [event.reason for event in written(tmp_path) if isinstance(event, Ended)]
-    assert reasons == ["its 1 trials are done", "its 3 trials are done"]
+    assert reasons == ["its 1 trial is done", "its 3 trials are done"]
     assert len(load_frame(tmp_path / "s")) == 3
 
 
