@@ -127,7 +127,8 @@ class Alphas(nn.Module):
         if kind == "fixed":
             return self.config.alpha_init
         names = {"shared": "shared", "branch": chain}
-        return self._in_range(self.get_parameter(names.get(kind, f"{chain}_{number}")))
+        # Not get_parameter(): replicas and functional calls have tensors in the place of parameters.
+        return self._in_range(getattr(self, names.get(kind, f"{chain}_{number}")))
 
     def values(self) -> dict[str, list[float]]:
         """Alphas as they weigh now, by name; beyond [0, 1] they extrapolate."""

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from crossvit_core.config import ArchConfig, BranchConfig, EncoderConfig
 from crossvit_core.conv_stem import ConvLayer
@@ -279,6 +280,15 @@ def test_checkpointing_gives_the_same_gradients() -> None:
     got = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert got.keys() == expected.keys()
     assert all(torch.allclose(got[name], expected[name], rtol=1e-10, atol=1e-12) for name in expected)
+
+
+@pytest.mark.parametrize("alpha_param", ["shared", "branch", "block", "head"])
+def test_alphas_may_be_tensors_that_are_no_parameters(alpha_param: str) -> None:
+    model = _model(_arch(replace(EVERYWHERE, alpha_param=alpha_param)))
+    tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    apart = vmap(lambda image: functional_call(model, tensors, (image[None],))[0])(_images())
+    torch.testing.assert_close(apart, model(_images()), rtol=0, atol=1e-10)
+    assert grad(lambda given: functional_call(model, given, (_images(),)).sum())(tensors).keys() == tensors.keys()
 
 
 def test_intermediates_end_with_the_same_features() -> None:
