@@ -25,6 +25,8 @@ from crossvit_core.checkpoint_files import find_checkpoints, new_checkpoint_path
 FORMAT = "crossvit-checkpoint-1"
 EVERY_SECONDS = 1.0
 
+_QUICK_SECONDS = 0.05  # saving that takes longer is done as much more rarely: a twentieth of the time goes into it
+
 
 class CheckpointError(ValueError):
     """A file that is no checkpoint of ours, a damaged one, or one of another training."""
@@ -65,7 +67,8 @@ class CheckpointFolder:
 
     ``found`` is the one that is furthest on, or None. ``extra`` is kept with every checkpoint: JSON data of the
     caller's, at first what ``found`` had. ``notes`` says what could not be read or written; training goes on anyway.
-    A checkpoint is due at ``epochs`` and where the last one is ``every_seconds`` old.
+    A checkpoint is due at ``epochs`` and where the last one is ``every_seconds`` old; older where saving takes long, as
+    with a large network on a GPU, whose epochs may be as short.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class CheckpointFolder:
         self._epochs = epochs
         self._every_seconds = every_seconds
         self._last_saved = time.monotonic()
+        self._save_seconds = 0.0
         self._path = new_checkpoint_path(folder, attempt)
         self._older = find_checkpoints(folder)
         self.found = self._find()
@@ -90,10 +94,12 @@ class CheckpointFolder:
 
     def is_due(self, epoch: int) -> bool:
         """Whether the state after this epoch is to be saved."""
-        return epoch in self._epochs or time.monotonic() - self._last_saved >= self._every_seconds
+        age = self._every_seconds * max(1.0, self._save_seconds / _QUICK_SECONDS)
+        return epoch in self._epochs or time.monotonic() - self._last_saved >= age
 
     def save(self, epoch: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Replace this attempt's checkpoint; those of earlier attempts go once there is one."""
+        start = time.monotonic()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             checkpoint = Checkpoint(epoch, tensors, {**state, "extra": self.extra})
@@ -102,6 +108,7 @@ class CheckpointFolder:
             self.note(f"checkpoint not kept: {error.strerror or error}")
             return
         self._last_saved = time.monotonic()
+        self._save_seconds = self._last_saved - start
         remove_files(self._older)
         self._older = []
 

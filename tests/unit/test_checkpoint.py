@@ -219,6 +219,21 @@ def test_it_is_due_at_its_epochs_and_after_its_time(tmp_path: Path) -> None:
     assert not folder.is_due(3)
 
 
+def test_saving_takes_a_small_share_of_the_time(tmp_path: Path) -> None:
+    """After saving that took long the next is due as much later: 300 MB an epoch would halve a GPU's pace."""
+    quick, slow = (CheckpointFolder(tmp_path / name, IDENTITY, every_seconds=0.2) for name in ("quick", "slow"))
+    quick.save(1, some_checkpoint().tensors, {})
+    start = time.monotonic()
+    slow.save(1, {"weights": torch.zeros(2**24)}, {})
+    took = time.monotonic() - start
+    assert took > 0.075
+    time.sleep(0.25)
+    assert not slow.is_due(2)
+    time.sleep(took / 0.05 * 0.2)
+    assert slow.is_due(2)
+    assert quick.is_due(2)
+
+
 def test_what_the_caller_adds_is_kept(tmp_path: Path) -> None:
     folder = open_folder(tmp_path)
     assert folder.extra == {}
