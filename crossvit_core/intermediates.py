@@ -46,6 +46,11 @@ def chosen_features(indices: int | Sequence[int] | None, count: int) -> list[int
     return sorted({index % count for index in indices})
 
 
+def encoders_of(indices: Sequence[int], count: int) -> int:
+    """How many of ``count`` encoders, from the first on, features of these indices need."""
+    return max((index % count for index in indices), default=-1) + 1
+
+
 def feature_map(tokens: Tensor, grid: Size, output_fmt: str) -> Tensor:
     """(B, 1 + rows * columns, C) -> the patches as (B, C, rows, columns), or as (B, rows * columns, C) for 'NLC'."""
     patches = tokens[:, 1:]

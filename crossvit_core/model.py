@@ -20,13 +20,14 @@ from crossvit_core.exshortcut_config import feature_widths, tap_name, taps_of
 from crossvit_core.fusion import FUSIONS, MultiScaleEncoder
 from crossvit_core.heads import HEADS
 from crossvit_core.input_config import input_config
-from crossvit_core.intermediates import FORMATS, chosen_features, feature_info, feature_map
+from crossvit_core.intermediates import FORMATS, chosen_features, encoders_of, feature_info, feature_map
 from crossvit_core.lean import shares_of
 from crossvit_core.parallel_conv import has_batch_statistics
 from crossvit_core.positions import resize_positions, with_image_size
 from crossvit_core.reading import read_patches
 from crossvit_core.rescale import rescale
 from crossvit_core.residual_attention import Chains, build_alphas
+from crossvit_core.residual_config import alpha_sizes
 from crossvit_core.stems import STEMS
 
 
@@ -47,6 +48,7 @@ class CrossViT(nn.Module):
         self.num_classes = arch.num_classes
         self.in_chans = arch.in_channels
         self.num_features = self.head_hidden_size = sum(feature_widths(arch))
+        self.is_pruned = False
         self.pretrained_cfg = self.default_cfg = input_config(arch)
         for index, branch in enumerate(arch.branches):
             self.register_parameter(
@@ -114,13 +116,16 @@ class CrossViT(nn.Module):
         "NLC" it is (B, patches, C_b). ``indices``: the last n, or a list, answered in ascending order; ``norm`` applies
         the branch's last norm; ``stop_early`` runs no encoder after the last one asked for. Returns them alone if
         ``intermediates_only``, otherwise after the class features of ``forward_features`` (of the last encoder run).
-        Raises ValueError for another image size, index or format.
+        Raises ValueError for another image size, index or format, and for features of encoders that were pruned.
         """
         if output_fmt not in FORMATS:
             raise ValueError(f"output_fmt {output_fmt!r} is unknown; use {' or '.join(FORMATS)}")
-        count, grids = len(self.blocks), [branch.grid for branch in self.arch.branches]
+        count, grids = len(self.arch.encoders), [branch.grid for branch in self.arch.branches]
         chosen = chosen_features(indices, count * len(grids))
-        last = max((index % count for index in chosen), default=-1) if stop_early else count - 1
+        needed = encoders_of(chosen, count)
+        if needed > len(self.blocks):
+            raise ValueError(f"indices: {chosen} need {needed} encoders, of which {len(self.blocks)} were not pruned")
+        last = needed - 1 if stop_early else len(self.blocks) - 1
         tokens, tapped, chains, found = self._tokens(images), [], self._chains(images), {}
         for k in range(last + 1):
             tokens = self.blocks[k](tokens, chains=chains)
@@ -131,6 +136,29 @@ class CrossViT(nn.Module):
                     found[b * count + k] = feature_map(kept, grids[b], output_fmt)
         intermediates = [found[index] for index in chosen]
         return intermediates if intermediates_only else (self._class_features(tokens) + tapped, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what intermediates of these ``indices`` do not need, as timm's ``features_only`` asks; the indices.
+
+        Features are numbered as before: ``arch`` remains that of the whole network, and ``save_weights`` refuses. The
+        fusion of the last encoder that is left stays, whether or not it changes patches.
+        """
+        count = len(self.arch.encoders)
+        chosen = chosen_features(indices, count * len(self.arch.branches))
+        kept = encoders_of(chosen, count)
+        self.is_pruned = True
+        self.blocks = self.blocks[:kept]
+        if self.residual_attention is not None:
+            self.residual_attention.keep(alpha_sizes(self.arch.replace(encoders=self.arch.encoders[:kept])))
+        if prune_norm:
+            self.norm = nn.ModuleList(nn.Identity() for _ in self.norm)
+        if prune_head:
+            self.taps = nn.ModuleDict()
+            self.num_features = self.head_hidden_size = sum(branch.embed_dim for branch in self.arch.branches)
+            self.reset_classifier(0)
+        return chosen
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
@@ -226,7 +254,8 @@ class CrossViT(nn.Module):
 
     def _tapped(self, encoder: int, tokens: Sequence[Tensor]) -> list[Tensor]:
         """What the taps after an encoder make of its tokens."""
-        return [self.taps[tap_name(tap)](tokens[tap[1]]) for tap in taps_of(self.arch) if tap[0] == encoder]
+        names = {tap_name(tap): tap[1] for tap in taps_of(self.arch) if tap[0] == encoder}
+        return [self.taps[name](tokens[branch]) for name, branch in names.items() if name in self.taps]
 
     def _class_features(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         return [norm(x[:, 0]) for norm, x in zip(self.norm, tokens)]

@@ -13,7 +13,7 @@ three equal forms:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -129,6 +129,11 @@ class Alphas(nn.Module):
         names = {"shared": "shared", "branch": chain}
         # Not get_parameter(): replicas and functional calls have tensors in the place of parameters.
         return self._in_range(getattr(self, names.get(kind, f"{chain}_{number}")))
+
+    def keep(self, names: Container[str]) -> None:
+        """Drop all parameters but those of these names: of a network that lost its last encoders."""
+        for name in [name for name in self._parameters if name not in names]:
+            delattr(self, name)
 
     def values(self) -> dict[str, list[float]]:
         """Alphas as they weigh now, by name; beyond [0, 1] they extrapolate."""

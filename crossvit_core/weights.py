@@ -46,9 +46,11 @@ FORMAT = "crossvit-weights-1"
 def save_weights(path: str | Path, model: CrossViT, *, metadata: Mapping[str, Any] | None = None) -> None:
     """Write the weights and architecture of ``model``; a reader sees the old file or the whole new one.
 
-    ``metadata`` is anything that JSON can hold. The folder must exist. Raises WeightsError for a network whose
-    classifier was taken off, since no architecture describes it.
+    ``metadata`` is anything that JSON can hold. The folder must exist. Raises WeightsError for a network that was
+    pruned, or whose classifier was taken off, since no architecture describes it.
     """
+    if model.is_pruned:
+        raise WeightsError("a network pruned to intermediate features cannot be saved; save the whole one before")
     if not model.num_classes:
         raise WeightsError("a network without classifier (num_classes 0) cannot be saved; reset_classifier(n) first")
     header = {

@@ -31,6 +31,7 @@ from crossvit_core.export_torch import write_weights
 from crossvit_core.model import CrossViT, build_model
 from crossvit_core.positions import resize_model, with_image_size
 from crossvit_core.presets import PRESETS
+from crossvit_core.residual_config import ResidualAttentionConfig
 from crossvit_core.weights import WeightsError, load_checkpoint, save_weights
 
 NANO = PRESETS["crossvit_nano_16"]
@@ -236,6 +237,45 @@ def test_features_only_gives_maps_of_both_branches() -> None:
     assert model.feature_info.channels() == [16, 32] and model.feature_info.reduction() == [4, 8]
     chosen = _create(arch=TWO, features_only=True, out_indices=(0, 1, 2))
     assert [x.shape[1] for x in chosen(IMAGES)] == [16, 16, 32]
+
+
+@pytest.mark.parametrize("indices", [(0,), (1, 4), (2, -1)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"head": HeadConfig(kind="exshortcut", taps=((0, 1), (1, 0)))},
+        {"residual_attention": ResidualAttentionConfig(where=(0, 1), fusion=True, alpha_param="block")},
+    ],
+)
+def test_features_only_holds_and_runs_no_more_than_they_need(
+    changes: dict[str, Any], indices: tuple[int, ...], tmp_path: Path
+) -> None:
+    arch = TWO.replace(encoders=(EncoderConfig(depths=(1, 2), fusion="pairwise"), *TWO.encoders), **changes)
+    whole = _model(arch).eval()
+    expected = whole.forward_intermediates(IMAGES, indices, intermediates_only=True)
+    torch.manual_seed(0)
+    features = _create(arch=arch, features_only=True, out_indices=indices).eval()
+    needed = max(index % 3 for index in indices) + 1
+    assert [x.shape for x in features(IMAGES)] == [x.shape for x in expected]
+    assert all(torch.equal(x, y) for x, y in zip(features(IMAGES), expected))
+    shorter = _model(arch.replace(encoders=arch.encoders[:needed], head=HeadConfig()))
+    read = {n for n, _ in shorter.named_parameters() if not n.startswith(("norm.", "head."))}
+    assert {n for n, _ in features.model.named_parameters()} == read
+    assert features.model(IMAGES).shape == (2, features.model.num_features) == (2, 48)
+    with pytest.raises(WeightsError, match="pruned"):
+        save_weights(tmp_path / "w.safetensors", features.model)
+
+
+def test_a_pruned_network_keeps_the_numbers_of_its_features() -> None:
+    model = _model(TWO).eval()
+    expected = model.forward_intermediates(IMAGES, [2], norm=True, intermediates_only=True)
+    assert model.prune_intermediate_layers([2], prune_head=False) == [2]
+    (found,) = model.forward_intermediates(IMAGES, [2], norm=True, intermediates_only=True)
+    torch.testing.assert_close(found, expected[0])
+    assert model(IMAGES).shape == (2, 10)
+    with pytest.raises(ValueError, match="need 2 encoders, of which 1 were not pruned"):
+        model.forward_intermediates(IMAGES)
 
 
 # The model's own methods ---------------------------------------------------------------------------------------------
