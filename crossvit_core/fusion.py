@@ -65,7 +65,8 @@ class MultiScaleEncoder(nn.Module):
         skip_patches = class_only and not self.attends
         starts = [None if chains is None else chains.of_branch(index) for index in range(len(tokens))]
         ran = [_run(blocks, x, skip_patches, lean, chain) for blocks, x, chain in zip(self.blocks, tokens, starts)]
-        return self.exchange(ran, class_only, lean, chains)
+        # Maps of all tokens, as some fusions end with, give half precision under autocast, and it would stay so.
+        return [x.to(own.dtype) for x, own in zip(self.exchange(ran, class_only, lean, chains), tokens)]
 
     def set_grids(self, grids: Sequence[Size]) -> None:
         """Read images of other sizes from now on: one (rows, columns) per branch."""

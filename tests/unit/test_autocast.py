@@ -103,3 +103,16 @@ def test_half_precision_throughout(fusion: str, dtype: torch.dtype, device: str)
         logits = model.to(dtype)(images.to(dtype))
     assert logits.dtype == dtype
     assert _error(logits, expected) < LOGITS_OFF * torch.finfo(dtype).eps
+
+
+@every_device
+@every_fusion
+def test_what_runs_through_the_encoders_keeps_single_precision(fusion: str, device: str) -> None:
+    """Under every fusion alike: where one rounded it, schemes that are compared on a GPU would differ in that, too."""
+    model = _model(fusion, device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        tokens = model._tokens(_images(device))
+        for encoder in model.blocks:
+            assert [x.dtype for x in tokens] == [torch.float32] * 2
+            tokens = encoder(tokens)
+    assert [x.dtype for x in tokens] == [torch.float32] * 2
