@@ -35,8 +35,10 @@ switch = $(if $(call on,$(2)),--$(1))
 studies = $(notdir $(patsubst %/study.json,%,$(wildcard $(or $(RUNS_DIR),results/runs)/*/study.json)))
 STUDY_NAME = $(if $(STUDY),$(call quoted,$(STUDY)),$(error STUDY= is missing; $(or $(addprefix STUDY=,$(studies)),no study is there yet: make search makes one)))
 TRIAL_NUMBER = $(if $(TRIAL),$(call quoted,$(TRIAL)),$(error TRIAL= is missing; give the number of a trial of the study, as its table shows it))
-# What was asked of make, as a shell would read it: make itself escapes blanks, and leaves quotes as they are.
-ASKED = $(subst ",\",$(subst ',\',$(MAKEOVERRIDES)))
+# What was asked of make, as a shell would read it: make itself escapes blanks, and leaves quotes as they are. What was
+# exported counts as asked: another shell, in which to go on, does not know it.
+EXPORTED = $(foreach name,$(VARIABLES),$(if $($(name)),$(if $(filter environment,$(firstword $(origin $(name)))),$(name))))
+ASKED = $(subst ",\",$(subst ',\',$(MAKEOVERRIDES))) $(foreach name,$(EXPORTED),$(name)=$(call quoted,$($(name))))
 COMMAND = CROSSVIT_MAKE_COMMAND=$(call quoted,make $@ $(ASKED)) $(BIN)/crossvit
 FOLDER = $(call option,runs-dir,RUNS_DIR)
 # Of what reads the images of a study that is there: where they are now, if they have moved.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -11,20 +12,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def make(*words: str) -> subprocess.CompletedProcess[str]:
-    """``make -n`` as a user types it, the environment taken as installed."""
+def make(*words: str, **exported: str) -> subprocess.CompletedProcess[str]:
+    """``make -n`` as a user types it, the environment taken as installed but for what is ``exported``."""
     return subprocess.run(
         ["make", "-n", "--no-print-directory", "-o", ".venv/.installed", *words],
         cwd=ROOT,
+        env={**os.environ, **exported},
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def called(*words: str) -> list[str]:
+def called(*words: str, **exported: str) -> list[str]:
     """What a shell would call, and the environment before it."""
-    done = make(*words)
+    done = make(*words, **exported)
     assert done.returncode == 0, done.stderr
     [line] = [line for line in done.stdout.replace("\\\n", " ").splitlines() if "bin/crossvit" in line]
     return shlex.split(line)
@@ -78,6 +80,14 @@ def test_a_path_reaches_the_command_as_it_is(value: str) -> None:
     assert words[words.index("--data") + 1] == value
     asked = words[0].removeprefix("CROSSVIT_MAKE_COMMAND=")
     assert shlex.split(asked) == ["make", "search", f"DATA={value}"]
+
+
+def test_what_was_exported_is_part_of_the_command_that_goes_on() -> None:
+    words = called("search", "TRIALS=4", SPACE="smoke", DATA="/d/it's mine", PYTHON="python3")
+    assert words[words.index("--space") + 1] == "smoke"
+    asked = shlex.split(words[0].removeprefix("CROSSVIT_MAKE_COMMAND="))
+    assert asked[:2] == ["make", "search"]
+    assert sorted(asked[2:]) == ["DATA=/d/it's mine", "SPACE=smoke", "TRIALS=4"]
 
 
 def test_variables_with_several_words_and_commas() -> None:
