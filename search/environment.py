@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,13 @@ def _command_words(trials: int | None) -> list[str]:
     if trials and "--trials" in arguments:
         place = arguments.index("--trials")
         arguments = arguments[:place] + arguments[place + 2 :]
-    return ["crossvit", *arguments, *(["--trials", str(trials)] if trials else [])]
+    return [_called(), *arguments, *(["--trials", str(trials)] if trials else [])]
+
+
+def _called() -> str:
+    """The command by its name where a shell finds it, else by the path that was typed: no ``.venv`` need be active."""
+    found = shutil.which("crossvit")
+    return "crossvit" if found and Path(found).resolve() == Path(sys.argv[0]).resolve() else sys.argv[0]
 
 
 def in_runs_dir(command: str, runs_dir: Path) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from search.environment import command_line, in_runs_dir
+
+BIN = str(Path(sys.executable).parent)
 
 
 @pytest.mark.parametrize(
@@ -23,12 +26,21 @@ from search.environment import command_line, in_runs_dir
 def test_the_same_cluster_and_another_budget(
     arguments: list[str], make: str | None, cluster: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/crossvit", *arguments])
+    monkeypatch.setattr(sys, "argv", [shutil.which("crossvit", path=BIN), *arguments])
+    monkeypatch.setenv("PATH", BIN)
     for name, value in (("CROSSVIT_MAKE_COMMAND", make), ("RAY_ADDRESS", cluster)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
     assert command_line(trials=9) == expected
+
+
+def test_a_command_that_no_shell_finds_by_its_name_is_called_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{BIN}/crossvit", "search"])
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.delenv("CROSSVIT_MAKE_COMMAND", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert command_line() == f"{BIN}/crossvit search"
 
 
 def test_commands_of_make_name_a_folder_that_is_not_the_usual(tmp_path: Path) -> None:
