@@ -45,9 +45,10 @@ def parse_quantity(value: Any) -> float:
     match = _NUMBER.fullmatch(value) if isinstance(value, str) else None
     if match is None and negative:
         raise ValueError(f"{value!r} is below 0; nothing that is counted or measured is")
-    if match is None:
+    number = math.nan if match is None else float(match.group(1)) * _SCALE[match.group(2).lower()]
+    if not math.isfinite(number):
         raise ValueError(f"{value!r} is not a number; write 3000000, 3M, 1.5G or 200k")
-    return float(match.group(1)) * _SCALE[match.group(2).lower()]
+    return number
 
 
 def format_number(value: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from crossvit_core.config import suggest
 from crossvit_core.machine import count_cores
 from search.environment import visible_gpus
@@ -59,6 +61,8 @@ def _own_gpus(device: str) -> list[str]:
 
 def _asked_gpu_share(config: StudyConfig) -> float | None:
     share = 0.0 if config.device == "cpu" else config.gpus_per_trial
+    if config.gpus_per_trial is not None and not math.isfinite(config.gpus_per_trial):
+        raise StudyConfigError(f"gpus_per_trial must be a number, got {config.gpus_per_trial}")
     if config.gpus_per_trial is not None and config.gpus_per_trial < 0:
         raise StudyConfigError(f"gpus_per_trial must not be negative, got {config.gpus_per_trial}")
     if share is not None and share > 1 and share != int(share):

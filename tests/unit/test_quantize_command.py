@@ -183,6 +183,8 @@ def test_a_study_without_points_has_an_empty_table(study: Path) -> None:
         (["digits-1", "3", "--bits", "9"], "use 2 to 8"),
         (["digits-1", "3", "--bits", "eight"], "no number of bits"),
         (["digits-1", "3", "--bits", "4.5"], "no whole number"),
+        (["digits-1", "3", "--bits", "inf"], "no number of bits"),
+        (["digits-1", "3", "--bits", "8,nan"], "no number of bits"),
         (["digits-1", "3", "--target", "9"], "no target"),
         (["digits-1", "3", "--calib", "300"], "such as 256"),
         (["digits-1", "3", "--methods", "sqp"], "did you mean 'sqb'"),

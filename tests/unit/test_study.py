@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -132,6 +133,9 @@ def test_executors_are_sized_or_refused() -> None:
         make_executor(StudyConfig(executor="rai"))
     with pytest.raises(StudyConfigError, match="gpus_per_trial must not be negative"):
         make_executor(StudyConfig(gpus_per_trial=-1.0))
+    for share in (math.inf, math.nan):
+        with pytest.raises(StudyConfigError, match=f"gpus_per_trial must be a number, got {share}"):
+            make_executor(StudyConfig(gpus_per_trial=share))
     for executor in ("ray", "local"):
         with pytest.raises(StudyConfigError, match="workers must be at least 1, got 0"):
             make_executor(StudyConfig(workers=0, executor=executor))
