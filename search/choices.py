@@ -56,7 +56,7 @@ def merge_settings(file: SpaceFile, config: StudyConfig) -> dict[str, Any]:
 
 def find_batch_size(settings: dict[str, Any]) -> int:
     batch_size = settings.get("measure_batch_size", MeasurePlan.batch_size)
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise StudyConfigError(f"measure_batch_size must be a whole number of at least 1, got {batch_size!r}")
     return batch_size
 

@@ -109,7 +109,7 @@ def resolve_study(config: StudyConfig, file: SpaceFile | None = None) -> Study:
     if not data_name:
         raise StudyConfigError(f"space {file.space.name!r} names no dataset; give one with DATA=")
     trials = config.trials if config.trials is not None else settings.pop("trials", _DEFAULT_TRIALS)
-    if not isinstance(trials, int) or trials < 1:
+    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise StudyConfigError(f"trials must be a whole number of at least 1, got {trials!r}")
     name = check_new_name(config.name or default_name(file.space.name, data_name, config.seed))
     path = config.runs_dir / name

@@ -56,7 +56,12 @@ def parse_settings(pairs: Sequence[str] | None, epochs: int | None) -> dict[str,
             raise typer.BadParameter(f"{pair!r} is no setting; write name=value, as lr=0.001", param_hint="--set")
         if name.strip() in settings:
             raise typer.BadParameter(f"{name.strip()!r} is set twice; once is enough", param_hint="--set")
-        settings[name.strip()] = yaml.safe_load(text)
+        try:
+            settings[name.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise typer.BadParameter(
+                f"{pair!r} cannot be read; write name=value, as lr=0.001", param_hint="--set"
+            ) from None
     if epochs is not None and "epochs" in settings:
         raise typer.BadParameter("'epochs' is set here and by --epochs; leave one out", param_hint="--set")
     return settings if epochs is None else {**settings, "epochs": epochs}

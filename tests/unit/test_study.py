@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer import BadParameter
 
 from results.frame import front, load_frame
 from results.store import StoreError
+from search.commands.options import parse_settings
 from search.executors.local import InProcessExecutor, ProcessExecutor
 from search.executors.ray_tune import RayExecutor
 from search.executors.sizing import make_executor
@@ -121,8 +124,25 @@ def test_what_no_study_can_do_is_said_with_its_line(old: str, new: str, message:
         resolve(tmp_path, space=write_space(tmp_path, SPACE.replace(old, new)), data="digits", trials=2)
 
 
+def test_a_setting_that_cannot_be_read_is_named() -> None:
+    assert parse_settings(["lr=0.01", "augment=none"], epochs=3) == {"lr": 0.01, "augment": "none", "epochs": 3}
+    for text in ("lr=[", "lr={", "augment=a: b: c", "augment=%x"):
+        with pytest.raises(
+            BadParameter, match=f"{re.escape(repr(text))} cannot be read; write name=value, as lr=0.001"
+        ):
+            parse_settings([text], None)
+
+
 def test_what_is_asked_for_is_checked_before_anything_is_written(tmp_path: Path) -> None:
-    for asked in ({"name": "a/b"}, {"trials": 0}, {"sampler": "x"}, {"objectives": ("x",)}, {"device": "cuda:99"}):
+    for asked in (
+        {"name": "a/b"},
+        {"trials": 0},
+        {"settings": {"trials": True}},
+        {"settings": {"measure_batch_size": True}},
+        {"sampler": "x"},
+        {"objectives": ("x",)},
+        {"device": "cuda:99"},
+    ):
         with pytest.raises((StudyConfigError, StoreError)):
             resolve(tmp_path, space="smoke", **asked)
     assert not [path for path in (tmp_path / "runs").glob("*") if path.name != ".data"]
