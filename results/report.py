@@ -32,8 +32,8 @@ def report_files(findings: Findings) -> dict[str, Iterable[str]]:
     return {
         "trials.csv": csv_pieces(findings.frame),
         "front.csv": to_csv(findings.members),
-        "front.md": to_markdown(findings.members),
-        "front.tex": to_latex(findings.members),
+        "front.md": to_markdown(findings.members, findings.cost.name),
+        "front.tex": to_latex(findings.members, findings.cost.name),
         "index.html": build_page(findings),
     }
 

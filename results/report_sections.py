@@ -12,7 +12,7 @@ from results.decision import Decision
 from results.epochs import describe_epochs
 from results.findings import Findings, mapping
 from results.frame import RUNNING
-from results.metrics import ACCURACY
+from results.metrics import ACCURACY, Metric
 from results.no_front import UNFINISHED, describe_missing_front, unfinished_counts
 from results.page import Markup, cards, copy_button, figure, folded, paragraph, section, table
 from results.picks import Pick, pick_members
@@ -25,7 +25,7 @@ from results.report_decision import decision_card, decision_field, decision_lead
 from results.report_figures import accuracy_figures, importance_figures, progress_figures, quantized_figures
 from results.report_method import caveats, measurement
 from results.report_timing import timing_note
-from results.tables import FRONT_NOTE, KEY_LENGTH, front_cells
+from results.tables import FRONT_NOTE, KEY_LENGTH, front_cells, has_own_column, name_front
 from results.units import human_count, percent, plural, sentence, with_spread
 
 MAX_REASONS = 60
@@ -55,7 +55,7 @@ def _headline_text(findings: Findings) -> str:
     if members.empty:
         return paragraph(f"{done}{describe_missing_front(findings)}, so there is no front.", "headline")
     size = "one forms" if len(members) == 1 else f"{len(members)} form"
-    front_text = f"{size} the Pareto front, {_span_text(members)} FLOPs (multiply-adds)"
+    front_text = f"{size} the Pareto {name_front(findings.cost.name)}, {_span_text(members)} FLOPs (multiply-adds)"
     best, trained = percent(members[ACCURACY].max()), f"{done}{findings.count('ok'):,} trained to the end"
     if findings.decision is not None:
         return _decided_text(findings, findings.decision, trained, f"The search itself saw up to {best}; {front_text}.")
@@ -117,14 +117,15 @@ def _pick_cards(findings: Findings) -> str:
     for pick in pick_members(findings.members, findings.cost.name):
         wishes.setdefault(pick.trial, []).append(pick)
     rows = findings.members.set_index("trial", drop=False)
-    return cards(_pick_card(rows.loc[trial], picks) for trial, picks in wishes.items())
+    return cards(_pick_card(rows.loc[trial], picks, findings.cost) for trial, picks in wishes.items())
 
 
-def _pick_card(row: pd.Series, picks: list[Pick]) -> tuple[str, str, list[str]]:
+def _pick_card(row: pd.Series, picks: list[Pick], cost: Metric) -> tuple[str, str, list[str]]:
     size = f"{human_count(row['params'])} parameters"
     speed = f", {with_spread(row['throughput_ips'], row['throughput_iqr'])} images/s"
+    own = f", {cost.write(row[cost.name])} {cost.label}" if has_own_column(cost.name) else ""
     lines = [
-        size + (speed if math.isfinite(row["throughput_ips"]) else ""),
+        size + (speed if math.isfinite(row["throughput_ips"]) else "") + own,
         row["architecture"],
         Markup(f"trial {row['trial']} · {copy_button(row['arch_key'], row['arch_key'][:KEY_LENGTH])}"),
         *(sentence(pick.why) for pick in picks),
@@ -194,23 +195,23 @@ def front_table(findings: Findings) -> str:
     if findings.members.empty:
         return ""
     fast = findings.front_over("throughput_ips")
-    other = "" if fast.empty or findings.cost.name == "throughput_ips" else _members_table(fast)
+    other = "" if fast.empty or findings.cost.name == "throughput_ips" else _members_table(fast, "throughput_ips")
     notes = (
         f"{FRONT_NOTE}.",
         timing_note(findings),
         "A click on a key copies it. Full figures: front.csv, front.md, front.tex and trials.csv.",
     )
     return section(
-        "The front",
-        _members_table(findings.members),
+        f"The {name_front(findings.cost.name)}",
+        _members_table(findings.members, findings.cost.name),
         paragraph(" ".join(filter(None, notes)), "muted"),
         folded("The front in accuracy and measured throughput", other),
     )
 
 
-def _members_table(members: pd.DataFrame) -> str:
+def _members_table(members: pd.DataFrame, cost: str) -> str:
     shown = members.head(MAX_MEMBERS)
-    cells = front_cells(shown)
+    cells = front_cells(shown, cost)
     place = cells.header.index("key")
     rows = [
         (*row[:place], copy_button(key, row[place]), *row[place + 1 :])

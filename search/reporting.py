@@ -31,7 +31,7 @@ def show_report(study_dir: Path, console: Console, figures: str = "") -> None:
     if findings.members.empty:
         console.print(f"no front: {describe_missing_front(findings)}", markup=False, soft_wrap=True)
     else:
-        console.print(rich_table(findings.members))
+        console.print(rich_table(findings.members, findings.cost.name))
     if fmt:
         _write_figures(all_figures(findings), page, fmt, console)
     if "ablation" in findings.study:

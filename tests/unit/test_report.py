@@ -165,6 +165,20 @@ def test_numbers_that_are_none(new_study: Any, tmp_path: Path) -> None:
     assert "nan" not in page.text.lower().split()
 
 
+def test_a_front_over_another_cost_says_so_and_shows_it(new_study: Any, tmp_path: Path) -> None:
+    named = [{"metric": "val_accuracy", "direction": "max"}, {"metric": "latency_ms", "direction": "min"}]
+    study = new_study(objectives=named)
+    study.add(0.80, 100_000, latency_ms=2.5, throughput_ips=900.0)  # the cheapest, and slow
+    study.add(0.85, 200_000, latency_ms=1.25, throughput_ips=2000.0)
+    study.add(0.90, 400_000, latency_ms=1.75, throughput_ips=1000.0)
+    page = read_page(write_report(tmp_path / "s"))
+    assert "2 form the Pareto front in accuracy and latency, from 200 k to 400 k FLOPs (multiply-adds)." in page.text
+    assert "The front in accuracy and latency trial accuracy latency FLOPs params" in page.text
+    assert "1 85.0 % 1.25 ms 200 k 20.0 k" in page.text
+    assert "40.0 k parameters, 1,000 images/s, 1.75 ms latency" in page.text
+    assert "| trial | accuracy | latency |" in (tmp_path / "s" / "report" / "front.md").read_text()
+
+
 def test_a_study_that_says_little_has_a_report(new_study: Any, tmp_path: Path) -> None:
     study = new_study(space=None, data=None, objectives=None, presets=None, measure=None, recipe="x")
     study.add(0.9, 1000)

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from results.frame import front, load_frame
+from results.metrics import COSTS
 from results.picks import pick_members
 from results.tables import rich_table, to_csv, to_latex, to_markdown
 from results.units import duration, human_count, percent, plural, with_spread
@@ -29,6 +30,23 @@ def test_terminal_table_fits_eighty_columns(typical_study: Any, tmp_path: Path) 
     for shown in ("95.0 %", "800 k", "80.0 k", "key00003", "FLOPs are multiply-adds"):
         assert shown in text
     assert "…" not in text
+
+
+@pytest.mark.parametrize(
+    ("cost", "value", "shown"),
+    [("train_memory_mb", 123.4, "123 MB"), ("latency_ms", 1.25, "1.25 ms"), ("throughput_ips", 9000.0, "9,000")],
+)
+def test_terminal_table_of_a_front_over_another_cost(
+    new_study: Any, tmp_path: Path, cost: str, value: float, shown: str
+) -> None:
+    new_study().add(0.9, 123_456_789, **{"throughput_ips": 12_345.0, "throughput_iqr": 2469.0, cost: value})
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(rich_table(front(load_frame(tmp_path / "s"), cost), cost))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"Pareto front in accuracy and {COSTS[cost].label}" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert shown in text
+    assert "cross-attention" in text
 
 
 def test_markup_in_a_key_is_shown_as_it_is(new_study: Any, tmp_path: Path) -> None:
