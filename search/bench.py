@@ -15,6 +15,7 @@ from crossvit_core.device_lock import DeviceLock
 from crossvit_core.measure import Throughput, measure_throughput
 from crossvit_core.model import build_model
 from crossvit_core.recipe import TrainRecipe
+from results.findings import primary_cost
 from results.frame import front, load_frame
 from results.records import Asked
 from results.store import StoreError, StudyStore
@@ -37,15 +38,15 @@ class Timing:
 def time_front(
     study_dir: Path, device: str, pairs: int = PAIRS, tell: Callable[[str], None] = lambda where: None
 ) -> Iterator[Timing]:
-    """Time the members of both fronts (FLOPs, throughput) one after the other; ``tell`` hears which one is next.
+    """Time the members of the fronts (FLOPs, throughput, the study's own cost) one after the other.
 
-    Raises StoreError for an empty front.
+    ``tell`` hears which one is next. Raises StoreError for an empty front.
     """
-    frame = load_frame(study_dir)
-    trials = sorted({*front(frame, "macs")["trial"], *front(frame, "throughput_ips")["trial"]})
+    frame, study = load_frame(study_dir), StudyStore.open_readonly(study_dir).study
+    costs = ("macs", "throughput_ips", primary_cost(study))
+    trials = sorted({trial for cost in costs for trial in front(frame, cost)["trial"]})
     if not trials:
         raise StoreError(f"study {study_dir.name!r} has no finished trial to time")
-    study = StudyStore.open_readonly(study_dir).study
     archs, protocol = _archs(study_dir, set(trials)), MeasurePlan.of_study(study)
     rows = frame[frame["trial"].isin(trials)].sort_values("macs").to_dict("records")
     for number, row in enumerate(rows, 1):

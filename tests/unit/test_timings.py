@@ -13,6 +13,7 @@ import pytest
 from results.findings import load_findings
 from results.report import write_report
 from results.report_figures import accuracy_figures
+from search.bench import time_front
 
 ALONE = "timed alone by bench; the others while searching: a hint only."
 
@@ -105,3 +106,12 @@ def test_finalists_show_the_same_speed_as_the_front(typical_study: Any, new_stud
     write_bench(typical_study.path, {3: 2000.0})
     decision = load_findings(typical_study.path).decision
     assert decision is not None and decision.suggested.row["throughput_ips"] == 2000
+
+
+def test_a_front_over_another_cost_is_timed_too(new_study: Any) -> None:
+    named = [{"metric": "val_accuracy", "direction": "max"}, {"metric": "latency_ms", "direction": "min"}]
+    study = new_study(objectives=named)
+    study.add(0.90, 100_000, throughput_ips=900.0, latency_ms=2.0)
+    study.add(0.80, 200_000, throughput_ips=800.0, latency_ms=1.0)  # on the front over latency alone
+    study.store.close()
+    assert [timing.trial for timing in time_front(study.path, "cpu", pairs=10)] == [0, 1]
