@@ -145,9 +145,16 @@ def _write_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
+        if all(isinstance(item, Mapping) for item in value):
+            return "; ".join(_write_part(item) for item in value)
         flat = all(not isinstance(item, (Mapping, list, tuple)) for item in value)
         return ", ".join(_write_items(value)) if flat else json.dumps(value, ensure_ascii=False)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _write_part(part: Mapping[str, Any]) -> str:
+    """One of several records in a list, without what it leaves open."""
+    return ", ".join(f"{name} {_write_value(value)}" for name, value in part.items() if value is not None)
 
 
 def _write_items(items: Sequence[Any]) -> Iterable[str]:

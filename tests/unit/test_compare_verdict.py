@@ -126,6 +126,13 @@ def test_a_study_without_results_is_compared_with_nothing(new_study: Any, tmp_pa
     assert verdict(compare(new_study, tmp_path, {"a": POINTS["a"], "b": ()})) == []
 
 
+def test_settings_that_hold_several_parts_are_words(new_study: Any, tmp_path: Path) -> None:
+    limits = [{"metric": "latency_ms", "min": None, "max": 3.0}, {"metric": "energy_mj", "min": 0.5, "max": None}]
+    comparison = compare(new_study, tmp_path, b={"measure": {"batch_size": 32, "pairs": 60, "limits": limits}})
+    words = "metric latency_ms, max 3; metric energy_mj, min 0.5"
+    assert differing_settings(comparison) == [("measure.limits", "-", words)]
+
+
 def test_all_settings_that_differ_are_named(new_study: Any, tmp_path: Path) -> None:
     changes = {"recipe": {"epochs": 5, "lr": 0.1}, "seed": 7}
     comparison = compare(new_study, tmp_path, b=changes)
