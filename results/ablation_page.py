@@ -45,7 +45,7 @@ def write_findings(findings: AblationFindings) -> Path:
 
 def build_page(findings: AblationFindings) -> str:
     """The page as one text."""
-    title = str(findings.study.get("name") or findings.study_dir.name)
+    title = findings.study_dir.name
     header = f'<header><p class="eyebrow">CrossViT ablation</p><h1>{escape(title)}</h1></header>\n'
     parts = (_headline(findings), _plot(findings), _tables(findings), _verdicts(findings), _unfinished(findings))
     return page(f"{title}: ablation", header, *parts, _method(findings), _caveats(findings))

@@ -53,7 +53,8 @@ class Findings:
 
     @property
     def name(self) -> str:
-        return str(self.study.get("name") or self.study_dir.name)
+        """The folder's: commands know a study by it, also after it was copied or renamed."""
+        return self.study_dir.name
 
     def front_over(self, cost: str) -> pd.DataFrame:
         """The front over a cost. Over throughput it is among what was timed alone, once that holds all who could be

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,13 @@ def test_a_front_over_another_cost_says_so_and_shows_it(new_study: Any, tmp_path
     assert "1 85.0 % 1.25 ms 200 k 20.0 k" in page.text
     assert "40.0 k parameters, 1,000 images/s, 1.75 ms latency" in page.text
     assert "| trial | accuracy | latency |" in (tmp_path / "s" / "report" / "front.md").read_text()
+
+
+def test_a_copied_study_is_called_as_its_folder(new_study: Any, tmp_path: Path) -> None:
+    new_study().add(0.9, 1000)
+    shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    page = write_report(tmp_path / "copy").read_text(encoding="utf-8")
+    assert "<h1>copy</h1>" in page
 
 
 def test_a_study_that_says_little_has_a_report(new_study: Any, tmp_path: Path) -> None:
