@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from results.findings import mapping
+from results.described import mapping
 from results.units import listed
 
 # What resizing changes: the fingerprint is taken over the resized pixels, and so are the mean and the deviation.

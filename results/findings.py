@@ -13,6 +13,7 @@ import pandas as pd
 
 from results.baselines import load_baselines
 from results.decision import Decision, load_decision
+from results.described import mapping, objective_names, primary_cost, upper_limit, validation_images
 from results.frame import build_frame, complete, front
 from results.importance import Importance, assess_importance, read_dimensions
 from results.memory import READ, check_fits
@@ -73,9 +74,7 @@ class Findings:
 
     def limit(self, metric: str) -> float | None:
         """The space's upper bound on a metric, if it has one."""
-        window = mapping(mapping(mapping(self.study.get("space")).get("limits")).get(metric))
-        bound = window.get("max")
-        return float(bound) if isinstance(bound, (int, float)) else None
+        return upper_limit(self.study, metric)
 
     @property
     def epochs(self) -> int | None:
@@ -108,7 +107,7 @@ class Findings:
 
     @property
     def objectives(self) -> list[str]:
-        return _objective_names(self.study)
+        return objective_names(self.study)
 
     def _assess(self, metric: str) -> Importance | None:
         rows = complete(self.points, self.cost.name if metric == ACCURACY else metric)
@@ -149,11 +148,6 @@ def load_findings(study_dir: Path) -> Findings:
     return Findings(study_dir, study, store.environment, EventLog(store.events(), dimensions))
 
 
-def primary_cost(study: Mapping[str, Any]) -> str:
-    """The cost among the study's objectives; FLOPs if there is none."""
-    return next((metric for metric in _objective_names(study) if metric in COSTS), "macs")
-
-
 def read_retrained(study_dir: Path) -> pd.DataFrame:
     """The finalists that were trained again on fresh seeds, in the study beside this one: see ``fold_repeats``."""
     path = find_retraining(study_dir)
@@ -162,25 +156,9 @@ def read_retrained(study_dir: Path) -> pd.DataFrame:
     return folded[np.isfinite(folded[ACCURACY])].sort_values(["macs", "trial"])
 
 
-def validation_images(study: Mapping[str, Any]) -> int:
-    """The size of the validation split, 0 if the study does not say."""
-    splits = mapping(mapping(study.get("data")).get("splits"))
-    count = splits.get("val")
-    return count if isinstance(count, int) and count > 0 else 0
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """The value if it is a mapping, else an empty one: a study may say little."""
-    return value if isinstance(value, Mapping) else {}
-
-
 def number(value: Any) -> float:
     """The value as a number; NaN if it is none."""
     try:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-def _objective_names(study: Mapping[str, Any]) -> list[str]:
-    return [str(mapping(objective).get("metric", "")) for objective in study.get("objectives") or []]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from results.described import mapping, validation_images
 from results.epochs import describe_epochs
-from results.findings import Findings, mapping, validation_images
+from results.findings import Findings
 from results.metrics import ACCURACY
 from results.page import bullet_list, fields_table, folded, paragraph, section
 from results.repeats import RUNS

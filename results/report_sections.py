@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from results.decision import Decision
+from results.described import mapping
 from results.epochs import describe_epochs
-from results.findings import Findings, mapping
+from results.findings import Findings
 from results.frame import RUNNING
 from results.metrics import ACCURACY, Metric
 from results.no_front import UNFINISHED, describe_missing_front, unfinished_counts

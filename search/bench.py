@@ -15,7 +15,7 @@ from crossvit_core.device_lock import DeviceLock
 from crossvit_core.measure import Throughput, measure_throughput
 from crossvit_core.model import build_model
 from crossvit_core.recipe import TrainRecipe
-from results.findings import primary_cost
+from results.described import primary_cost
 from results.frame import front, load_frame
 from results.records import Asked
 from results.store import StoreError, StudyStore

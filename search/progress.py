@@ -27,10 +27,10 @@ class SearchProgress:
     shown, and the best is one run of several of its network.
     """
 
-    def __init__(self, console: Console, macs_limit: float | None, runs: Sequence[str] = ()) -> None:
+    def __init__(self, console: Console, standing: Standing, runs: Sequence[str] = ()) -> None:
         self._console = console
         self._runs = tuple(runs)
-        self._standing = Standing(macs_limit)
+        self._standing = standing
         self._total = 0
         self._done = 0
         self._done_before = 0

@@ -70,7 +70,7 @@ def read_status(study_dir: Path, clock: float | None = None) -> StudyStatus:
     if not isinstance(budget, int):
         raise StoreError(f"{study_dir / 'study.json'} is damaged: trials is {budget!r}")
     alive, is_listed = is_being_written(study_dir), _trains_a_list(study)
-    tally = _Tally(store.events(), _macs_limit(study))
+    tally = _Tally(store.events(), Standing.of_study(study))
     now = time.time() if clock is None else clock
     return StudyStatus(
         name=study_dir.name,
@@ -149,11 +149,11 @@ def show_status(statuses: Iterable[StudyStatus], console: Console) -> None:
 class _Tally:
     """What the events of a ledger add up to."""
 
-    def __init__(self, events: Iterable[Event], macs_limit: float | None) -> None:
+    def __init__(self, events: Iterable[Event], standing: Standing) -> None:
         self.counts = dict.fromkeys(STATUSES, 0)
         self.open: set[int] = set()
         self.last_time = 0.0
-        self.standing = Standing(macs_limit)
+        self.standing = standing
         self.end = ""
         self.pace = Pace()
         for event in events:
@@ -205,11 +205,6 @@ def _hints(status: StudyStatus) -> list[str]:
     if status.alive and status.age_seconds is not None and status.age_seconds > _QUIET_SECONDS:
         return ["its driver is alive, but nothing has been heard for long: look at its output"]
     return []
-
-
-def _macs_limit(study: dict[str, Any]) -> float | None:
-    limit = ((study.get("space") or {}).get("limits") or {}).get("macs") or {}
-    return limit.get("max")
 
 
 def _trains_a_list(study: dict[str, Any]) -> bool:

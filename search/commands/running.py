@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from search.list_searcher import ListedTrial
     from search.session import Session
+    from search.standing import Standing
     from search.study import Study
 
 
@@ -20,17 +21,18 @@ def run_shown(
     run: Callable[..., Session],
     console: Console,
     header: Callable[[Session], Iterable[str]],
-    macs_limit: float | None = None,
+    standing: Standing | None = None,
     items: Sequence[ListedTrial] = (),
 ) -> Session:
     """Run a study with its progress on the console; ``run`` takes ``listeners`` and ``on_open`` as ``run_study`` does.
 
     ``header`` says which study it is, as soon as it is open: of one that is refused nothing is to be said but why.
-    ``macs_limit`` bounds the hypervolume that is shown; ``items`` are those of a study that trains a list. Ctrl-C ends
+    ``standing`` counts the hypervolume that is shown; ``items`` are those of a study that trains a list. Ctrl-C ends
     the command with exit code 130.
     """
     from search.list_searcher import name_runs
     from search.progress import SearchProgress
+    from search.standing import Standing
 
     def show_open(session: Session) -> None:
         for line in header(session):
@@ -38,7 +40,7 @@ def run_shown(
         progress.open(session)
 
     try:
-        with SearchProgress(console, macs_limit, name_runs(items)) as progress:
+        with SearchProgress(console, standing or Standing(), name_runs(items)) as progress:
             return run(listeners=[progress], on_open=show_open)
     except KeyboardInterrupt:
         _end_interrupted(console)

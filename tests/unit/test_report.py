@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from results.findings import Findings, load_findings, primary_cost, validation_images
+from results.described import primary_cost, validation_images
+from results.findings import Findings, load_findings
 from results.frame import load_frame
 from results.quantization import QuantizedPoint, append_point, trial_folder
 from results.records import Ended

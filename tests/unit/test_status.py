@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from results.frame import load_frame, progress
 from results.records import Asked, Ended, Event, Finished, Rung, Started, encode_event
 from results.store import StoreError, StudyStore
 from search.status import StudyStatus, describe_status, is_being_written, read_status, show_status, watch_status
@@ -258,3 +260,13 @@ def test_the_command_answers_bad_names_in_one_sentence(tmp_path: Path, arguments
     assert run.returncode == 2
     assert run.stderr.startswith("crossvit: ")
     assert "Traceback" not in run.stderr
+
+
+def test_the_hypervolume_is_the_reports_whatever_the_cost(new_study: Any) -> None:
+    named = [{"metric": "val_accuracy", "direction": "max"}, {"metric": "latency_ms", "direction": "min"}]
+    study = new_study(objectives=named)
+    for accuracy, macs, latency_ms in ((0.5, 100_000, 4.0), (0.7, 300_000, 2.0), (0.9, 200_000, 3.0)):
+        study.add(accuracy, macs, latency_ms=latency_ms)
+    volumes, _ = progress(load_frame(study.path), "latency_ms")
+    assert read_status(study.path).hypervolume == pytest.approx(volumes[-1])
+    assert volumes[-1] > 0
