@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rich.table import Table
 
 from results.cells import Cells, cells_markdown, rich_cells
+from results.metrics import COSTS
 from results.units import MISSING, human_count, percent, with_spread
 
 _INTERVAL = "95 %"
@@ -38,7 +39,7 @@ class Score(NamedTuple):
 
 
 class SelectionRow(NamedTuple):
-    """One finalist. ``num_seeds`` counts its fresh runs."""
+    """One finalist. ``num_seeds`` counts its fresh runs; ``latency_ms`` is NaN where nobody asked for it."""
 
     trial: int
     search_accuracy: float
@@ -49,27 +50,37 @@ class SelectionRow(NamedTuple):
     params: float
     throughput_ips: float
     throughput_iqr: float
+    latency_ms: float = math.nan
     test: Score = Score()
     is_suggested: bool = False
 
 
 def selection_cells(rows: Sequence[SelectionRow]) -> Cells:
-    """The finalists in human units; a test column only when there is something in it."""
+    """The finalists in human units; a column of latencies or of tests only when there is something in it."""
     has_test = any(math.isfinite(row.test.mean) for row in rows)
-    tested = ("test", _INTERVAL) if has_test else ()
-    header = ("", "trial", "search", "again", _INTERVAL, "seeds", "best", "FLOPs", "params", "images/s", *tested)
+    has_latency = any(math.isfinite(row.latency_ms) for row in rows)
+    more = (*("latency",) * has_latency, *("test", _INTERVAL) * has_test)
+    header = ("", "trial", "search", "again", _INTERVAL, "seeds", "best", "FLOPs", "params", "images/s", *more)
     numeric = (False, *(True,) * (len(header) - 1))
-    texts = [(*_texts(row), *(row.test.texts() * has_test)) for row in rows]
+    write_latency = COSTS["latency_ms"].write
+    texts = [
+        (*_texts(row), *(write_latency(row.latency_ms),) * has_latency, *row.test.texts() * has_test) for row in rows
+    ]
     return Cells(header, numeric, texts)
 
 
 def rich_selection(rows: Sequence[SelectionRow], title: str) -> Table:
     """For the terminal, a row a line of 80 columns; the suggestion is marked with an arrow.
 
-    Parameters are left out, and throughput where there are test scores; selection.md has them all.
+    Parameters are left out, throughput where there are latencies, and both where there are test scores; selection.md
+    has them all.
     """
     cells = selection_cells(rows)
-    left_out = {"params", "images/s"} if "test" in cells.header else {"params"}
+    left_out = {"params"}
+    if "latency" in cells.header:
+        left_out = {"params", "images/s"}
+    if "test" in cells.header:
+        left_out = {"params", "images/s", "latency"}
     return rich_cells(cells.without(left_out), title)
 
 

@@ -63,6 +63,7 @@ class Finalist:
     params: float
     throughput_ips: float
     throughput_iqr: float
+    latency_ms: float
     handicap: float
     runs: tuple[FreshRun, ...] = ()
 
@@ -258,7 +259,7 @@ def _validation_images(study_dir: Path) -> int:
 
 
 def _finalist(row: pd.Series, weights: dict[str, float], runs: FreshRuns) -> Finalist:
-    costs = {name: float(row[name]) for name in ("macs", "params", "throughput_ips", "throughput_iqr")}
+    costs = {name: float(row[name]) for name in ("macs", "params", "throughput_ips", "throughput_iqr", "latency_ms")}
     return Finalist(
         trial=int(row["trial"]),
         arch_key=str(row["arch_key"]),

@@ -88,6 +88,7 @@ def _row(selection: Selection, finalist: Finalist, test: Score) -> SelectionRow:
         finalist.params,
         finalist.throughput_ips,
         finalist.throughput_iqr,
+        finalist.latency_ms if any(limit.metric == "latency_ms" for limit in selection.wish.limits) else math.nan,
         test,
         is_suggested=finalist is selection.suggested,
     )

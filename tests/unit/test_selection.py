@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,15 @@ def test_finalists_are_those_that_noise_may_hide_and_stopped_trials_are_none(typ
     assert "train them again on fresh seeds" in selection.verdict
     assert next_command(selection) == "make retrain STUDY=s TRIALS=3,4,2 SEEDS=3"
     assert any("1 trial of the search without an outcome yet" in note for note in selection.notes)
+
+
+def test_a_limit_on_latency_is_seen_to_be_kept(new_study: Any) -> None:
+    study = new_study()
+    for accuracy, latency_ms in ((0.9, 2.5), (0.8, 1.25), (0.95, 4.0)):
+        study.add(accuracy, 1_000, latency_ms=latency_ms)
+    for limits, shown in (((Limit("latency_ms", maximum=3.0),), [1.25, 2.5]), ((), [])):
+        rows = selection_rows(select(study.path, Wish(limits=limits)), None)
+        assert sorted(row.latency_ms for row in rows if math.isfinite(row.latency_ms)) == shown
 
 
 def test_a_trial_that_is_named_keeps_to_the_limits_too(typical_study) -> None:  # type: ignore[no-untyped-def]
