@@ -53,6 +53,8 @@ def _command_words(trials: int | None) -> list[str]:
     if trials and "--trials" in arguments:
         place = arguments.index("--trials")
         arguments = arguments[:place] + arguments[place + 2 :]
+    if trials:
+        arguments = [word for word in arguments if not word.startswith("--trials=")]
     return [_called(), *arguments, *(["--trials", str(trials)] if trials else [])]
 
 

@@ -18,6 +18,7 @@ BIN = str(Path(sys.executable).parent)
     [
         (["search", "--data", "my photos"], None, None, "crossvit search --data 'my photos' --trials 9"),
         (["search", "--trials", "4"], None, "auto", "RAY_ADDRESS=auto crossvit search --trials 9"),
+        (["search", "--trials=4"], None, None, "crossvit search --trials 9"),
         (["search", "--ray-address", "h:1"], None, "h:1", "crossvit search --ray-address h:1 --trials 9"),
         ([], "make search SPACE=paper TRIALS=4", None, "make search SPACE=paper TRIALS=9"),
         ([], "make search SPACE=paper", "ray://a b", "RAY_ADDRESS='ray://a b' make search SPACE=paper TRIALS=9"),
