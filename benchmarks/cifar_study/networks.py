@@ -5,9 +5,10 @@
 The family carries the paper's CrossViT-Ti to 32 pixels: K = 3, (N, M) = (1, 4), L = 1, three heads, FFN ratio 4, the
 large branch twice as wide, cross-attention; only the width grows. The ViTs have the proportions of the public one of
 6.3 M parameters: seven blocks, patches of 4 px, FFN ratio 1, heads of 32. Writes one JSON file a network, which
-``crossvit bench --baselines`` and ``crossvit count`` read, and prints their names with commas between; and three
-besides: ``nano_32_half.json``, a base for ablations, ``vit_w384.json``, the control at its full width, and
-``one_branch_16_w128.json``, what is left of a searched network whose other branch nothing read.
+``crossvit bench --baselines`` and ``crossvit count`` read, and prints their names with commas between; and five
+besides, whatever the limit: ``nano_32_half.json``, a base for ablations, ``vit_w384.json``, the control at its full
+width, ``one_branch_16_w128.json``, what is left of a searched network whose other branch nothing read, and
+``family_4_16_w36.json`` and ``vit_w48.json``, which come nearest to ``crossvit_cifar_l`` from below.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ def main() -> None:
         "nano_32_half": half_nano(),
         "vit_w384": plain_vit(CONTROL_WIDTH),
         "one_branch_16_w128": one_branch(),
+        "family_4_16_w36": family((4, 16), 36),
+        "vit_w48": plain_vit(48),
     }
     for name, arch in {**networks, **others}.items():
         (options.target / f"{name}.json").write_text(json.dumps(arch.to_dict(), indent=1) + "\n", encoding="utf-8")

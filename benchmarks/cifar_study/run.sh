@@ -70,8 +70,11 @@ for step in ${STEPS:-$steps}; do
             --trials $sampled --seed 1 --no-weights $common
         "$crossvit" retrain "cifar-$scale-shortcuts" --trials "$(seq -s, 0 $((sampled - 1)))" --seeds 1 $common ;;
     longer) # some of the rivals by the recipe of the presets
-        OMP_NUM_THREADS=1 "$crossvit" bench cifar-cpu-all-retrain --train --seeds 3 --runs-dir "$runs" \
-            --baselines "$networks/one_branch_16_w128.json,$networks/vit_w32.json,$networks/family_4_16_w24.json" ;;
+        longer=crossvit_nano_32
+        for name in one_branch_16_w128 vit_w32 vit_w48 family_4_16_w24 family_4_16_w36; do
+            longer=$longer,$networks/$name.json
+        done
+        OMP_NUM_THREADS=1 "$crossvit" bench cifar-cpu-all-retrain --baselines "$longer" --train --seeds 3 --runs-dir "$runs" ;;
     finalists)
         "$crossvit" retrain "cifar-$scale" --finalists 5 --prefer knee --seeds 3 $common ;;
     presets) # the networks that come with weights: trained longer, tested once, exported
