@@ -5,7 +5,8 @@
 #   benchmarks/cifar_study/run.sh cpu-all path/to/cifar10  # 45,000 images, 3 epochs, 0.5 to 25 M, and the presets with weights
 #   benchmarks/cifar_study/run.sh gpu path/to/cifar10      # all of them, 5 to 200 M multiply-adds, one GPU
 #
-# RUNS is the folder for studies (results/runs), STEPS the steps to take. For cpu-all PRESETS says which trials, read off the
+# RUNS is the folder for studies (results/runs), STEPS the steps to take, WORKERS how many candidates train at a time (one a
+# core; eight on a GPU, which one small network alone leaves idle). For cpu-all PRESETS says which trials, read off the
 # fronts, are trained again beside the rivals and then longer, as "s=cifar-cpu-all:13 m=cifar-cpu-all:34 l=cifar-cpu-large:0".
 set -eu
 scale=$1 source=$2
@@ -15,6 +16,7 @@ python=${PYTHON:-.venv/bin/python}
 crossvit=${CROSSVIT:-.venv/bin/crossvit}
 networks=$runs/cifar-networks
 steps="search rivals ablation shortcuts finalists"
+workers=
 
 case $scale in
 cpu)
@@ -27,14 +29,15 @@ cpu-all)
     sizes="crossvit_nano_32 nano_32_half"
     [ -d "$data" ] || "$python" "$here/subset.py" "$source" "$data" --train 45000 --val 5000 ;;
 gpu)
-    data=$source space=cifar limit=200M trials=100 sampled=48
+    data=$source space=cifar limit=200M trials=100 sampled=48 workers=8
     steps="control $steps"
     sizes="crossvit_micro_32 crossvit_tiny_32" ;;
 *)
     echo "usage: $0 cpu|cpu-all|gpu path/to/cifar10" >&2
     exit 2 ;;
 esac
-common="--runs-dir $runs --executor local"
+workers=${WORKERS:-$workers}
+common="--runs-dir $runs --executor local${workers:+ --workers $workers}"
 rivals=$("$python" "$here/networks.py" "$networks" --max-flops $limit | tail -1)
 if [ "$scale" = cpu-all ]; then # some of them, for their time
     rivals=$networks/one_branch_16_w128.json
