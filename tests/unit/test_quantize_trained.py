@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -28,20 +29,39 @@ def digits() -> ImageData:
     return load_dataset("digits", image_size=16)
 
 
-@pytest.fixture(scope="module")
-def trained(digits: ImageData) -> CrossViT:
-    torch.manual_seed(0)
+def train(digits: ImageData, seed: int, accuracy: float) -> CrossViT:
+    torch.manual_seed(seed)
     model = build_model(PRESETS["crossvit_nano_16"].replace(in_channels=1))
     *_, last = train_model(
-        model, digits, TrainRecipe(epochs=6, batch_size=32, lr=5e-3, augment="none", label_smoothing=0.0), seed=0
+        model, digits, TrainRecipe(epochs=6, batch_size=32, lr=5e-3, augment="none", label_smoothing=0.0), seed=seed
     )
-    assert last.val_accuracy > 0.85
+    assert last.val_accuracy > accuracy
     return model
+
+
+def measure(model: CrossViT, digits: ImageData) -> Measurement:
+    return Measurement(model, digits, Request(bits=BITS, calibration_images=32), "cpu")
+
+
+def divergences_of(work: Measurement, method: str) -> list[float]:
+    network = work.network(method)
+    return [work.outcome(network, network.single(bits))[1] for bits in BITS]
+
+
+@pytest.fixture(scope="module")
+def trained(digits: ImageData) -> CrossViT:
+    return train(digits, seed=0, accuracy=0.85)
 
 
 @pytest.fixture(scope="module")
 def work(trained: CrossViT, digits: ImageData) -> Measurement:
-    return Measurement(trained, digits, Request(bits=BITS, calibration_images=32), "cpu")
+    return measure(trained, digits)
+
+
+@pytest.fixture(scope="module")
+def works(work: Measurement, digits: ImageData) -> list[Measurement]:
+    """Three networks: which one a seed gives differs from processor to processor, and one may lie off the rule."""
+    return [work, *(measure(train(digits, seed, accuracy=0.8), digits) for seed in (1, 2))]
 
 
 def responses_of(seen: Observed) -> Callable[[Tensor], Tensor]:
@@ -49,11 +69,18 @@ def responses_of(seen: Observed) -> Callable[[Tensor], Tensor]:
 
 
 @pytest.mark.parametrize("method", ["base", "sqb_optm"])
-def test_fewer_bits_cost_more(work: Measurement, method: str) -> None:
+def test_fewer_bits_cost_more(works: list[Measurement], method: str) -> None:
+    of_networks = [divergences_of(work, method) for work in works]
+    assert all(more > less for divergences in of_networks for less, more in itertools.pairwise(divergences))
+    typical = [statistics.geometric_mean(divergences) for divergences in zip(*of_networks)]
+    assert all(more > 1.8 * less for less, more in itertools.pairwise(typical))
+
+
+@pytest.mark.parametrize("method", ["base", "sqb_optm"])
+def test_eight_bits_cost_next_to_nothing(work: Measurement, method: str) -> None:
     network = work.network(method)
     outcomes = [work.outcome(network, network.single(bits)) for bits in BITS]
     divergences = [kl for _, kl in outcomes]
-    assert all(more > 1.2 * less for less, more in itertools.pairwise(divergences))
     full = work.accuracy(work.full_logits)
     assert abs(outcomes[0][0] - full) <= 0.02
     assert divergences[0] < 2e-3
