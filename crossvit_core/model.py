@@ -17,6 +17,7 @@ from crossvit_core.checkpointing import set_checkpointing
 from crossvit_core.config import ATTENTION_FUSIONS, ArchConfig, EncoderConfig
 from crossvit_core.exshortcut import ExShortcutHead, build_taps
 from crossvit_core.exshortcut_config import feature_widths, tap_name, taps_of
+from crossvit_core.fields import is_count
 from crossvit_core.fusion import FUSIONS, MultiScaleEncoder
 from crossvit_core.heads import HEADS
 from crossvit_core.input_config import input_config
@@ -176,7 +177,7 @@ class CrossViT(nn.Module):
         ``arch`` then keeps the classes of the classifier that was there, and ``save_weights`` refuses. Raises
         ValueError for less than 0, and for another ``global_pool`` than "token", which is what the paper's head reads.
         """
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
+        if not is_count(num_classes, 0):
             raise ValueError(f"num_classes must be an integer of at least 0, got {num_classes!r}")
         check_pool(global_pool)
         if num_classes:

@@ -29,6 +29,12 @@ def upper_limit(study: Mapping[str, Any], metric: str) -> float | None:
     return float(bound) if isinstance(bound, (int, float)) else None
 
 
+def planned_epochs(study: Mapping[str, Any]) -> int:
+    """How long a trial is trained that nobody stops, 0 if the study does not say."""
+    epochs = mapping(study.get("recipe")).get("epochs")
+    return epochs if isinstance(epochs, int) else 0
+
+
 def validation_images(study: Mapping[str, Any]) -> int:
     """The size of the validation split, 0 if the study does not say."""
     count = mapping(mapping(study.get("data")).get("splits")).get("val")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
+from results.described import planned_epochs
 from results.repeats import find_retraining
 from results.store import StudyStore
 from results.units import plural
@@ -15,14 +15,8 @@ def describe_epochs(study_dir: Path) -> str:
     path = find_retraining(study_dir)
     if path is None:
         return ""
-    before, after = _epochs(study_dir), _epochs(path)
+    before, after = (planned_epochs(StudyStore.open_readonly(each).study) for each in (study_dir, path))
     if not before or not after or before == after:
         return ""
     searched, again = plural(before, "epoch"), plural(after, "epoch")
     return f"{searched} in the search, {again} when trained again: the two accuracies differ by that, too."
-
-
-def _epochs(study_dir: Path) -> int:
-    recipe = StudyStore.open_readonly(study_dir).study.get("recipe")
-    epochs = recipe.get("epochs") if isinstance(recipe, Mapping) else None
-    return epochs if isinstance(epochs, int) else 0

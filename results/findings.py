@@ -77,12 +77,6 @@ class Findings:
         return upper_limit(self.study, metric)
 
     @property
-    def epochs(self) -> int | None:
-        """How long a trial is trained that nobody stops; None where the study does not say."""
-        value = mapping(self.study.get("recipe")).get("epochs")
-        return value if isinstance(value, int) else None
-
-    @property
     def num_architectures(self) -> int:
         """How many different ones were tried. One that has no key is taken for different from all others."""
         keys = self.frame["arch_key"]

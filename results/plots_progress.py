@@ -137,7 +137,7 @@ def gather_curves(
     study_dir: Path,
     members: pd.DataFrame,
     rungs: Mapping[int, list[tuple[int, float]]] | None = None,
-    last_epoch: int | None = None,
+    last_epoch: int = 0,
 ) -> list[Curve]:
     """The learning curves that the members of a front left in trials/<number>/curve.jsonl.
 
@@ -157,8 +157,8 @@ def gather_curves(
     return _spread_labels(curves)
 
 
-def _ledger_curve(rungs: Sequence[tuple[int, float]], final: float, last_epoch: int | None) -> list[tuple[int, float]]:
-    end = [(last_epoch, final)] if rungs and last_epoch and last_epoch > rungs[-1][0] else []
+def _ledger_curve(rungs: Sequence[tuple[int, float]], final: float, last_epoch: int) -> list[tuple[int, float]]:
+    end = [(last_epoch, final)] if rungs and last_epoch > rungs[-1][0] else []
     return [(epoch, 100 * value) for epoch, value in (*rungs, *end)]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
+
 from results.decision import Candidate, Decision
 from results.metrics import ACCURACY
 from results.page import Markup, copy_button
@@ -41,12 +43,11 @@ def decision_verdict(decision: Decision) -> str:
 def decision_card(candidate: Candidate, title: str) -> tuple[str, str, list[str]]:
     """A finalist as a card: title, large line, lines below."""
     row = candidate.row
-    speed = f", {with_spread(row['throughput_ips'], row['throughput_iqr'])} images/s"
     chance = f"best with a probability of {percent(candidate.p_best)}"
     lines = [
         sentence(_mean_text(candidate)) + (f" {sentence(chance)}" if math.isfinite(candidate.p_best) else ""),
         f"Test split: {_score_text(candidate.test)}." if math.isfinite(candidate.test.mean) else "",
-        f"{human_count(row['params'])} parameters" + (speed if math.isfinite(row["throughput_ips"]) else ""),
+        size_and_speed(row),
         row["architecture"],
         Markup(f"trial {candidate.trial} · {copy_button(row['arch_key'], row['arch_key'][:KEY_LENGTH])}"),
     ]
@@ -55,6 +56,12 @@ def decision_card(candidate: Candidate, title: str) -> tuple[str, str, list[str]
         f"{percent(candidate.again.mean)} · {human_count(row['macs'])} FLOPs",
         [line for line in lines if line],
     )
+
+
+def size_and_speed(row: pd.Series) -> str:
+    """Parameters, and throughput if it is known, as a card shows them."""
+    speed = f", {with_spread(row['throughput_ips'], row['throughput_iqr'])} images/s"
+    return f"{human_count(row['params'])} parameters" + (speed if math.isfinite(row["throughput_ips"]) else "")
 
 
 def decision_caution(decision: Decision) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from results.described import planned_epochs
 from results.findings import Findings
 from results.plot_style import Drawn
 from results.plots import draw_front_plot, gather_front_plot
@@ -93,7 +94,7 @@ def all_figures(findings: Findings) -> Iterator[Drawn]:
 
 
 def _curves(findings: Findings) -> Iterable[Drawn]:
-    curves = gather_curves(findings.study_dir, findings.members, findings.rungs, findings.epochs)
+    curves = gather_curves(findings.study_dir, findings.members, findings.rungs, planned_epochs(findings.study))
     if not curves:
         return
     stopped = gather_stopped(findings.frame, findings.rungs)

@@ -22,12 +22,12 @@ from results.plots_importance import metric_label
 from results.plots_quantized import method_label
 from results.quantization import MIXED, RETRAINED, beside, deployment_candidates
 from results.repeats import RUNS, SPREAD
-from results.report_decision import decision_card, decision_field, decision_lead, decision_verdict
+from results.report_decision import decision_card, decision_field, decision_lead, decision_verdict, size_and_speed
 from results.report_figures import accuracy_figures, importance_figures, progress_figures, quantized_figures
 from results.report_method import caveats, measurement
 from results.report_timing import timing_note
 from results.tables import FRONT_NOTE, KEY_LENGTH, front_cells, has_own_column, name_front
-from results.units import human_count, percent, plural, sentence, with_spread
+from results.units import human_count, percent, plural, sentence
 
 MAX_REASONS = 60
 MAX_LISTED = 12
@@ -122,11 +122,9 @@ def _pick_cards(findings: Findings) -> str:
 
 
 def _pick_card(row: pd.Series, picks: list[Pick], cost: Metric) -> tuple[str, str, list[str]]:
-    size = f"{human_count(row['params'])} parameters"
-    speed = f", {with_spread(row['throughput_ips'], row['throughput_iqr'])} images/s"
     own = f", {cost.write(row[cost.name])} {cost.label}" if has_own_column(cost.name) else ""
     lines = [
-        size + (speed if math.isfinite(row["throughput_ips"]) else "") + own,
+        size_and_speed(row) + own,
         row["architecture"],
         Markup(f"trial {row['trial']} · {copy_button(row['arch_key'], row['arch_key'][:KEY_LENGTH])}"),
         *(sentence(pick.why) for pick in picks),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crossvit_core.config import suggest
+from crossvit_core.fields import is_count
 from crossvit_core.recipe import TrainRecipe, recipe_fields
 from results.metrics import ACCURACY
 from results.store import plain_name
@@ -56,7 +57,7 @@ def merge_settings(file: SpaceFile, config: StudyConfig) -> dict[str, Any]:
 
 def find_batch_size(settings: dict[str, Any]) -> int:
     batch_size = settings.get("measure_batch_size", MeasurePlan.batch_size)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if not is_count(batch_size, 1):
         raise StudyConfigError(f"measure_batch_size must be a whole number of at least 1, got {batch_size!r}")
     return batch_size
 

@@ -50,12 +50,14 @@ def _command_words(trials: int | None) -> list[str]:
     if Path(sys.argv[0]).stem != "crossvit":
         return []
     arguments = sys.argv[1:]
-    if trials and "--trials" in arguments:
+    return [_called(), *([*_without_trials(arguments), "--trials", str(trials)] if trials else arguments)]
+
+
+def _without_trials(arguments: list[str]) -> list[str]:
+    if "--trials" in arguments:
         place = arguments.index("--trials")
         arguments = arguments[:place] + arguments[place + 2 :]
-    if trials:
-        arguments = [word for word in arguments if not word.startswith("--trials=")]
-    return [_called(), *arguments, *(["--trials", str(trials)] if trials else [])]
+    return [word for word in arguments if not word.startswith("--trials=")]
 
 
 def _called() -> str:

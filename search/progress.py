@@ -27,10 +27,10 @@ class SearchProgress:
     shown, and the best is one run of several of its network.
     """
 
-    def __init__(self, console: Console, standing: Standing, runs: Sequence[str] = ()) -> None:
+    def __init__(self, console: Console, runs: Sequence[str] = ()) -> None:
         self._console = console
         self._runs = tuple(runs)
-        self._standing = standing
+        self._standing = Standing()
         self._total = 0
         self._done = 0
         self._done_before = 0
@@ -49,6 +49,7 @@ class SearchProgress:
     def open(self, session: Session) -> None:
         """Take in what earlier runs of this study left, and start to show."""
         self._total = session.trials
+        self._standing = Standing.of_study(session.study)
         for outcome in session.outcomes:
             self._standing.add(outcome)
         self._done = self._done_before = len(session.outcomes)

@@ -10,7 +10,7 @@ from results.epochs import describe_epochs
 from results.selection import judge
 from results.selection_table import Score, SelectionRow, selection_markdown, selection_notes
 from results.test_ledger import Look
-from search.environment import in_runs_dir
+from search.environment import in_runs_dir, on_moved
 from search.selection import Finalist, Selection, save_selection
 
 
@@ -25,6 +25,11 @@ def next_command(selection: Selection) -> str:
     if selection.suggested is None or selection.unfinished is not None or selection.unplanned or selection.failed:
         return retrain_command(selection)
     return f"make export STUDY={selection.study} TRIAL={selection.suggested.trial}"
+
+
+def following_command(selection: Selection, study_dir: Path, moved_to: str | None = None) -> str:
+    """``next_command`` for where the study lies and, if they have moved, its images."""
+    return on_moved(in_runs_dir(next_command(selection), study_dir.parent), moved_to)
 
 
 def retrain_command(selection: Selection) -> str:
@@ -55,11 +60,11 @@ def epochs_notes(study_dir: Path) -> list[str]:
     return [told] if told else []
 
 
-def write_selection(study_dir: Path, selection: Selection, look: Look | None) -> None:
-    """Write selection.json and selection.md into the study's folder."""
+def write_selection(study_dir: Path, selection: Selection, look: Look | None, moved_to: str | None = None) -> None:
+    """Write selection.json and selection.md into the study's folder; ``moved_to`` as for ``following_command``."""
     rows = selection_rows(selection, look)
     notes = [*epochs_notes(study_dir), *selection_notes(rows)]
-    following = in_runs_dir(next_command(selection), study_dir.parent)
+    following = following_command(selection, study_dir, moved_to)
     paragraphs = [*_sentences(selection, look), *notes, f"Next: `{following}`"]
     text = selection_markdown(rows, describe_choice(selection), paragraphs)
     data: dict[str, Any] = {**selection.to_dict(), "next": following}

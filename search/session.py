@@ -126,6 +126,11 @@ class Session:
         spent = self._is_spent() and self._next_enqueued() is None
         return spent and not self._waiting and not self._running
 
+    @property
+    def study(self) -> dict[str, Any]:
+        """What its study.json says."""
+        return self._store.study
+
     def end(self, reason: str = "") -> None:
         """Write down why the study ended, if it is over or a ``reason`` is given, and if that is not on record yet."""
         if not reason and not self.is_over():

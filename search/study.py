@@ -14,6 +14,7 @@ from typing import Any
 
 from crossvit_core.cost import count_cost
 from crossvit_core.data import ImageData, load_dataset
+from crossvit_core.fields import is_count
 from crossvit_core.presets import PRESETS
 from crossvit_core.recipe import TrainRecipe
 from results.store import TRIALS_FOLDER, StoreError, check_new_name
@@ -109,7 +110,7 @@ def resolve_study(config: StudyConfig, file: SpaceFile | None = None) -> Study:
     if not data_name:
         raise StudyConfigError(f"space {file.space.name!r} names no dataset; give one with DATA=")
     trials = config.trials if config.trials is not None else settings.pop("trials", _DEFAULT_TRIALS)
-    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+    if not is_count(trials, 1):
         raise StudyConfigError(f"trials must be a whole number of at least 1, got {trials!r}")
     name = check_new_name(config.name or default_name(file.space.name, data_name, config.seed))
     path = config.runs_dir / name
@@ -198,7 +199,7 @@ def _check_file(file: SpaceFile) -> None:
         problem = "image_size: a study reads its images at one size; put it under 'fixed', each size a study of its own"
         file.fail(("dimensions", "image_size"), problem)
     trials = file.study.get("trials", 1)
-    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+    if not is_count(trials, 1):
         file.fail(("study", "trials"), f"trials must be a whole number of at least 1, got {trials!r}")
 
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from search.list_searcher import ListedTrial
     from search.session import Session
-    from search.standing import Standing
     from search.study import Study
 
 
@@ -21,18 +20,15 @@ def run_shown(
     run: Callable[..., Session],
     console: Console,
     header: Callable[[Session], Iterable[str]],
-    standing: Standing | None = None,
     items: Sequence[ListedTrial] = (),
 ) -> Session:
     """Run a study with its progress on the console; ``run`` takes ``listeners`` and ``on_open`` as ``run_study`` does.
 
     ``header`` says which study it is, as soon as it is open: of one that is refused nothing is to be said but why.
-    ``standing`` counts the hypervolume that is shown; ``items`` are those of a study that trains a list. Ctrl-C ends
-    the command with exit code 130.
+    ``items`` are those of a study that trains a list. Ctrl-C ends the command with exit code 130.
     """
     from search.list_searcher import name_runs
     from search.progress import SearchProgress
-    from search.standing import Standing
 
     def show_open(session: Session) -> None:
         for line in header(session):
@@ -40,7 +36,7 @@ def run_shown(
         progress.open(session)
 
     try:
-        with SearchProgress(console, standing or Standing(), name_runs(items)) as progress:
+        with SearchProgress(console, name_runs(items)) as progress:
             return run(listeners=[progress], on_open=show_open)
     except KeyboardInterrupt:
         _end_interrupted(console)

@@ -122,14 +122,12 @@ def _search(config: StudyConfig) -> None:
     from search.driver import check_success
     from search.executors.sizing import make_executor
     from search.reporting import show_report
-    from search.standing import Standing
     from search.study import resolve_study, run_study
 
     console = Console(highlight=False)
     study = resolve_study(config)
     executor = make_executor(config)
-    standing = Standing.of_study(study.describe())
-    session = run_shown(partial(run_study, study, executor), console, partial(_header, study), standing)
+    session = run_shown(partial(run_study, study, executor), console, partial(_header, study))
     if session.stop_reason:
         console.print(f"the search ended early: {session.stop_reason}", markup=False)
     show_report(study.path, console)

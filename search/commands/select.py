@@ -144,13 +144,12 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None, moved_to: st
 
     from results.selection_table import rich_selection, selection_notes
     from results.test_ledger import read_look
-    from search.environment import in_runs_dir, on_moved
     from search.selection import select as choose
     from search.selection_report import (
         describe_choice,
         describe_test,
         epochs_notes,
-        next_command,
+        following_command,
         selection_rows,
         write_selection,
     )
@@ -169,9 +168,9 @@ def show_selection(study_dir: Path, wish: Wish, device: str | None, moved_to: st
         console.print(line, style="dim", markup=False)
     for line in (selection.verdict, *selection.notes, describe_test(selection, look)):
         console.print(line, markup=False, soft_wrap=True)
-    next_one = on_moved(in_runs_dir(next_command(selection), study_dir.parent), moved_to)
-    console.print(f"next: {next_one}", markup=False, soft_wrap=True)
-    write_selection(study_dir, selection, look)  # last: what was found is shown also where nothing can be written
+    console.print(f"next: {following_command(selection, study_dir, moved_to)}", markup=False, soft_wrap=True)
+    # Last: what was found is shown also where nothing can be written.
+    write_selection(study_dir, selection, look, moved_to)
 
 
 def _run(retraining: Retraining, executor: Executor) -> None:

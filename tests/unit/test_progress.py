@@ -16,7 +16,6 @@ from results.store import StudyStore
 from search.list_searcher import ListedTrial, ListSearcher, name_runs
 from search.progress import SearchProgress
 from search.session import Session
-from search.standing import Standing
 from search.status import describe_status, read_status
 from search.trial import Trial
 
@@ -38,9 +37,7 @@ class Watched:
             for n, source in enumerate(sources or ["tpe"] * trials)
         ]
         self._text = io.StringIO()
-        self.progress = SearchProgress(
-            Console(file=self._text, width=300), Standing(limit=MACS_LIMIT), name_runs(items) if sources else ()
-        )
+        self.progress = SearchProgress(Console(file=self._text, width=300), name_runs(items) if sources else ())
         self.session = Session(
             store, ListSearcher(items), trials=trials, seed=0, listeners=[self.progress], clock=lambda: self.now
         )
